@@ -1,0 +1,20 @@
+// Instruction sets that the native engine is compiled for, and the choice among them.
+#pragma once
+
+#include <string_view>
+
+namespace gaitcrafter {
+
+enum class Isa : int { kPortable = 0, kAvx2 = 1, kAvx512 = 2 };
+
+// "portable", "avx2", "avx512".
+std::string_view isa_name(Isa isa);
+
+// True if this processor and operating system run the tier (cpuid bits and xgetbv, never model names).
+bool isa_supported(Isa isa);
+
+// The widest supported tier, or the one that the environment variable GAITCRAFTER_ISA names.
+// Throws kCapability if that one is not supported here, kInvalidRequest if the name is unknown.
+Isa choose_isa();
+
+}  // namespace gaitcrafter

@@ -1,0 +1,58 @@
+// The U-Net of one model on one instruction set: immutable packed weights, shared by all threads.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "core/isa.h"
+#include "model/package.h"
+
+namespace gaitcrafter {
+
+struct LabelWeight {
+  int32_t index;
+  float weight;
+};
+
+// Conditions of one clip. An empty axis is null. `cond` (cond_dim floats) is the base network's vector; nullptr is its null.
+struct ClipConditions {
+  std::array<std::span<const LabelWeight>, kAxes> axes;
+  const float* cond = nullptr;
+};
+
+// FiLM terms of every block for every timestep of a run; depends on the timesteps alone.
+class TimeTables {
+ public:
+  virtual ~TimeTables() = default;
+};
+
+class UNet {
+ public:
+  static std::shared_ptr<const UNet> create(std::shared_ptr<const ModelPackage> package, Isa isa);
+  virtual ~UNet() = default;
+
+  virtual const ModelConfig& config() const = 0;
+  virtual Isa isa() const = 0;
+
+  virtual std::shared_ptr<const TimeTables> prepare_time(std::span<const int32_t> timesteps) const = 0;
+
+  // What a clip's conditions come to (input maps and FiLM terms), `condition_floats()` floats.
+  virtual size_t condition_floats() const = 0;
+  virtual void prepare_conditions(const ClipConditions& conditions, float* state) const = 0;
+
+  // Scratch of one forward, 64-byte aligned, owned by the calling thread.
+  virtual size_t workspace_bytes() const = 0;
+
+  // One network call for one clip at timestep `timesteps[step]`. `x` and `out` are channels x frames x height x width,
+  // contiguous; they may not overlap. Allocates nothing.
+  virtual void forward(const float* x, const TimeTables& time, int step, const float* condition_state, float* out,
+                       std::byte* workspace) const = 0;
+
+  // 2 x multiply-adds of convolutions, linear layers and attention products in one call.
+  virtual double flops() const = 0;
+};
+
+}  // namespace gaitcrafter
