@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -127,6 +128,7 @@ def main(folder: Path) -> None:
     for k, (name, cfg) in enumerate(CONFIGS.items()):
         model = UNet3D(cfg)
         randomise(model, 100 + k)
+        shutil.rmtree(folder / name, ignore_errors=True)
         path = write_package(folder / name, cfg, model.state_dict(), f"# {name}\n\nRandom weights, for tests only.\n")
         save_file(golden(model, 200 + k), path / "golden.safetensors")
         print(path, sum(p.numel() for p in model.parameters()), "parameters")
