@@ -1,0 +1,131 @@
+"""Writing without losing anything: a temporary place beside the target, then a rename.
+
+A reader sees the old state or the whole new one, never half a file, and nothing that exists is overwritten.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from .errors import OutputError
+
+PathLike = str | os.PathLike[str]
+
+
+def refuse_occupied_folder(target: PathLike) -> Path:
+    """``target`` as a path, if nothing stands there or an empty folder does. Raises OutputError otherwise."""
+    path = Path(target)
+    if path.is_symlink() and not path.exists():
+        raise OutputError(f"{path} is a symbolic link to nothing; choose another place or remove it")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputError(f"{path} exists and is not an empty folder; choose another place or remove it")
+    return path
+
+
+def refuse_existing_file(target: PathLike) -> Path:
+    """``target`` as a path, if nothing stands there. Raises OutputError otherwise."""
+    path = Path(target)
+    if path.exists() or path.is_symlink():
+        raise OutputError(f"{path} exists; choose another name or remove it")
+    return path
+
+
+def temporary_folder_beside(target: Path) -> Path:
+    """A fresh folder on the same file system as ``target``, its parents made. Raises OutputError if that is impossible."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}-", dir=target.parent))
+    except OSError as e:
+        raise OutputError(f"{target.parent} is not writable: {e.strerror or e}") from e
+
+
+def publish_folder(tmp: Path, target: Path) -> Path:
+    """Rename ``tmp`` to ``target``, which must be absent or an empty folder. Raises OutputError."""
+    try:
+        umask = os.umask(0)
+        os.umask(umask)
+        tmp.chmod(0o777 & ~umask)
+        if target.is_dir() and not target.is_symlink():
+            # rmdir refuses a folder that somebody filled in the meantime, which is what we want.
+            target.rmdir()
+        tmp.rename(target)
+        sync_folder(target.parent)
+    except OSError as e:
+        raise OutputError(f"{target} could not be put in place: {e.strerror or e}") from e
+    return target
+
+
+@contextmanager
+def new_folder(target: PathLike) -> Iterator[Path]:
+    """Fill the folder that is yielded; it becomes ``target`` when the block ends, and vanishes if the block raises.
+
+    Raises OutputError if ``target`` exists and is not an empty folder, or cannot be written (full disk included).
+    """
+    path = refuse_occupied_folder(target)
+    tmp = temporary_folder_beside(path)
+    try:
+        yield tmp
+        publish_folder(tmp, path)
+    except OutputError:
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise
+    except OSError as e:
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise OutputError(f"{path} could not be written: {e.strerror or e}") from e
+    except BaseException:
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def new_file(target: PathLike) -> Iterator[IO[bytes]]:
+    """Write the binary file that is yielded; it appears under ``target`` when the block ends, flushed to disk.
+
+    Raises OutputError if ``target`` exists or cannot be written (full disk included).
+    """
+    path = refuse_existing_file(target)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(prefix=f".{path.name[:64]}-", suffix=path.suffix[:16], dir=path.parent)
+    except OSError as e:
+        raise OutputError(f"{path.parent} is not writable: {e.strerror or e}") from e
+    try:
+        with os.fdopen(fd, "w+b") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        try:
+            # A hard link, unlike a rename, refuses a file that appeared in the meantime.
+            os.link(name, path)
+        except FileExistsError as e:
+            raise OutputError(f"{path} appeared while it was being written; nothing was overwritten") from e
+        except OSError:
+            refuse_existing_file(path)
+            os.rename(name, path)
+        sync_folder(path.parent)
+    except OutputError:
+        raise
+    except OSError as e:
+        raise OutputError(f"{path} could not be written: {e.strerror or e}") from e
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, where the system can."""
+    with suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
