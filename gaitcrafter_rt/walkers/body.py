@@ -109,7 +109,7 @@ def add_head(figure: Figure, pose: Pose, shape: BodyShape) -> None:
     figure.add(figure.ball(neck, shape.neck_radius),
                figure.ball(place(skull, frame, -0.008, 0.0, -0.030), 0.92 * shape.neck_radius))  # fmt: skip
     cranium = figure.blob(place(skull, frame, -0.004, 0.0, 0.020), frame,
-                          shape.head_depth * scale, 0.0445 * scale, 0.050 * scale)  # fmt: skip
+                          shape.head_depth * scale, 0.0465 * scale, 0.051 * scale)  # fmt: skip
     jaw = figure.blob(place(skull, frame, 0.016 * scale, 0.0, -0.028 * scale), frame, 0.030 * scale, 0.030 * scale,
                       0.024 * scale)  # fmt: skip
     figure.add(cranium, jaw)
@@ -121,7 +121,7 @@ def add_head(figure: Figure, pose: Pose, shape: BodyShape) -> None:
 def _add_hair(figure: Figure, pose: Pose, shape: BodyShape, skull: np.ndarray) -> None:
     scale, frame, volume = shape.head_scale, pose.head_frame, shape.hair_volume
     crown = figure.blob(place(skull, frame, -0.012, 0.0, 0.026 + 0.3 * volume), frame,
-                        (shape.head_depth + 0.35 * volume) * scale, (0.043 + 0.6 * volume) * scale,
+                        (shape.head_depth + 0.35 * volume) * scale, (0.045 + 0.35 * volume) * scale,
                         (0.047 + 0.45 * volume) * scale)  # fmt: skip
     figure.add(crown)
     if shape.hair_length <= 0.0:

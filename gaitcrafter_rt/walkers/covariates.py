@@ -8,8 +8,6 @@ from .body import Figure, add_arms, add_head, add_legs, add_shoulders, add_torso
 from .identity import WalkerIdentity
 from .kinematics import LEFT, RIGHT, SHANK, SIDE_SIGN, THIGH, GaitVariation, Pose, place, pose_clip, rotation
 
-COVARIATES = ("nm", "bg", "cl")
-
 
 def dress(identity: WalkerIdentity, variation: GaitVariation, covariate: str, frames: int) -> Figure:
     """The whole walker of one recording as solids, in walker coordinates (see kinematics.py).
@@ -111,13 +109,13 @@ def _add_shoulder_bag(figure: Figure, pose: Pose, identity: WalkerIdentity) -> N
     # The bag hangs from the shoulder and rocks a little with the pelvis.
     frame = rotation(sign * 6.0, 0.0, 3.0 * pose.pelvis_frame[:, 0, 1] * 57.3 * 0.3)
     depth, width, height = 0.105 * size, 0.036 * size, 0.076 * size
-    centre = place(pose.pelvis, pose.pelvis_frame, -0.050, sign * (shape.pelvis_half + 0.75 * width),
-                   0.030 + 0.030 * things.bag_height)  # fmt: skip
+    centre = place(pose.pelvis, pose.pelvis_frame, -0.055, sign * (shape.pelvis_half + 0.75 * width),
+                   -0.040 + 0.030 * things.bag_height)  # fmt: skip
     figure.box(centre, frame, (depth, width, height), 0.018)
     shoulder = place(pose.shoulder[side], pose.spine_frames[7], -0.004, -0.25 * sign * shape.shoulder_half, 0.022)
-    for fore in (-0.8, 0.8):
-        figure.add(figure.ball(shoulder, 0.010),
-                   figure.ball(place(centre, frame, fore * depth, 0.0, 0.9 * height), 0.008))  # fmt: skip
+    for fore in (-0.7, 0.7):
+        figure.add(figure.ball(shoulder, 0.009),
+                   figure.ball(place(centre, frame, fore * depth, -0.9 * sign * width, 0.9 * height), 0.007))  # fmt: skip
 
 
 def _add_hand_bag(figure: Figure, pose: Pose, identity: WalkerIdentity) -> None:

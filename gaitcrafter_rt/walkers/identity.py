@@ -152,11 +152,11 @@ def _sample_shape(draw: _Draw) -> BodyShape:
         leg_ratio=draw.normal(1.0, 0.025),
         shoulder_half=draw.normal(0.098 + 0.012 * frame, 0.004),
         shoulder_slope=draw.normal(0.014, 0.005),
-        hip_joint_half=draw.normal(0.050, 0.003),
-        pelvis_half=draw.normal(0.093 - 0.004 * frame + 0.007 * heavy, 0.004),
-        waist_half=draw.normal(0.074 + 0.007 * frame + 0.010 * heavy, 0.004),
-        chest_half=draw.normal(0.083 + 0.008 * frame + 0.006 * heavy, 0.003),
-        chest_depth=draw.normal(0.059 + 0.004 * frame + 0.005 * heavy, 0.003),
+        hip_joint_half=draw.normal(0.052, 0.003),
+        pelvis_half=draw.normal(0.093 - 0.004 * frame + 0.009 * heavy, 0.004),
+        waist_half=draw.normal(0.074 + 0.007 * frame + 0.012 * heavy, 0.004),
+        chest_half=draw.normal(0.083 + 0.008 * frame + 0.007 * heavy, 0.003),
+        chest_depth=draw.normal(0.059 + 0.004 * frame + 0.006 * heavy, 0.003),
         belly=max(0.0, draw.normal(0.004 + 0.012 * heavy, 0.006)),
         bust=max(0.0, draw.normal(0.016 * (1.0 - frame), 0.004)),
         buttock=max(0.0, draw.normal(0.014 - 0.003 * frame, 0.006)),
@@ -177,7 +177,7 @@ def _sample_shape(draw: _Draw) -> BodyShape:
 
 
 def _sample_style(draw: _Draw) -> GaitStyle:
-    arm_swing = draw.normal(15.5, 4.5)
+    arm_swing = draw.normal(15.5, 5.0)
     perturbation = []
     for joint_sd in (1.6, 2.0, 1.6):
         for harmonic in range(1, _CURVE_HARMONICS + 1):
@@ -185,28 +185,28 @@ def _sample_style(draw: _Draw) -> GaitStyle:
             perturbation += [draw.normal(0.0, sd), draw.normal(0.0, sd)]
     return GaitStyle(
         stride_time=draw.normal(1.10, 0.09),
-        hip_amplitude=draw.normal(1.0, 0.09),
+        hip_amplitude=draw.normal(1.0, 0.10),
         hip_offset=draw.normal(0.0, 2.2),
         knee_amplitude=draw.normal(1.0, 0.06),
         knee_offset=draw.normal(0.5, 2.4),
         ankle_amplitude=draw.normal(1.0, 0.12),
         ankle_offset=draw.normal(0.0, 1.6),
-        hip_adduction=draw.normal(3.0, 1.5),
+        hip_adduction=draw.normal(1.7, 1.4),
         toe_out=draw.normal(7.0, 4.5),
         pelvis_yaw=draw.normal(4.6, 1.5),
         pelvis_roll=draw.normal(3.4, 1.2),
         thorax_yaw=draw.normal(3.4, 1.2),
-        trunk_lean=draw.normal(2.0, 2.4),
-        stoop=draw.normal(4.0, 4.0),
+        trunk_lean=draw.normal(2.0, 2.7),
+        stoop=draw.normal(4.0, 5.0),
         head_pitch=draw.normal(2.0, 5.0),
         sway=draw.normal(0.012, 0.004),
         arm_swing_right=max(2.0, arm_swing * draw.normal(1.0, 0.12)),
         arm_swing_left=max(2.0, arm_swing * draw.normal(1.0, 0.12)),
-        arm_offset=draw.normal(-3.0, 5.0),
+        arm_offset=draw.normal(-6.0, 6.5),
         arm_abduction=draw.normal(10.0, 2.7),
         arm_lag=draw.normal(0.01, 0.02),
-        elbow_flexion=draw.normal(24.0, 8.0),
-        elbow_range=max(0.0, draw.normal(6.0, 3.0)),
+        elbow_flexion=draw.normal(22.0, 9.0),
+        elbow_range=max(0.0, draw.normal(8.0, 3.0)),
         left_lag=draw.normal(0.0, 0.008),
         curve_perturbation=tuple(perturbation),
     )
@@ -221,7 +221,7 @@ def _sample_accessories(draw: _Draw) -> Accessories:
         holds_strap=draw.chance(0.35),
         coat_length=draw.uniform(0.04, 0.26),
         coat_flare=draw.uniform(0.0, 0.018),
-        coat_thickness=draw.uniform(0.006, 0.016),
+        coat_thickness=draw.uniform(0.005, 0.013),
         collar=draw.uniform(0.0, 0.020),
     )
 

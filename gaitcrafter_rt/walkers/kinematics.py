@@ -184,15 +184,15 @@ def _arms(identity: WalkerIdentity, variation: GaitVariation, phase: np.ndarray,
         elbow = style.elbow_flexion + variation.elbow_offset[side] + style.elbow_range * arm_scale[side] * wave
         elbow = np.maximum(elbow, 4.0)
         abduction = style.arm_abduction + variation.abduction_offset[side]
-        forearm_roll = sign * (abduction - 9.0)
+        forearm_roll, inward = sign * (abduction - 9.0), 8.0
         if arm_scale[side] < 1.0:
             # A loaded arm hangs straighter and further from the body.
-            elbow, abduction = elbow * (0.4 + 0.5 * arm_scale[side]), abduction + 4.0
+            elbow, abduction = elbow * (0.4 + 0.5 * arm_scale[side]), abduction + 7.0 * (1.0 - arm_scale[side])
             forearm_roll = sign * (abduction - 4.0)
         if held_strap == side:
-            flexion, elbow, forearm_roll = 0.2 * swing * wave - 8.0, 118.0 + 3.0 * wave, -sign * 12.0
+            flexion, elbow, forearm_roll, inward = 0.2 * swing * wave - 16.0, 143.0 + 3.0 * wave, sign * 14.0, 24.0
         upper = rotation(0.0, sign * abduction, -flexion)
-        forearm = rotation(-sign * 8.0, forearm_roll, -(flexion + elbow))
+        forearm = rotation(-sign * inward, forearm_roll, -(flexion + elbow))
         shoulder = place(chest, chest_frame, -0.004, sign * shape.shoulder_half, -shape.shoulder_slope)
         elbow_joint = shoulder - upper[..., 2] * UPPER_ARM
         arms["shoulder"].append(shoulder)
