@@ -2,7 +2,8 @@
 full height and is centred on the column that halves its mass.
 
 The resize follows OpenCV's INTER_CUBIC on 8-bit images (Keys kernel with a = -0.75, weights in 1/2048,
-no smoothing before shrinking), so that frames prepared here and frames prepared by OpenGait agree.
+no smoothing before shrinking), so that frames prepared here and frames prepared by OpenGait agree to
+within one grey level.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from gaitcrafter_rt.errors import InvalidRequestError
 MIN_PIXEL_SUM = 10_000
 _WEIGHT_BITS = 11
 _MAX_SIDE = 8192
+# A one-row crop keeps its aspect, so a hostile frame could ask for a picture of gigabytes.
+_MAX_RESIZED_PIXELS = 1 << 24
 
 
 @lru_cache(maxsize=1024)
@@ -58,8 +61,15 @@ def _normalise_frame(frame: np.ndarray, size: int, min_pixel_sum: int) -> np.nda
     width = int(size * (crop.shape[1] / crop.shape[0]))
     if width < 1:
         return None
+    if width * size > _MAX_RESIZED_PIXELS:
+        raise InvalidRequestError(
+            f"a frame of {frame.shape[1]} columns has foreground in only {crop.shape[0]} rows; "
+            f"resizing it to {size} rows would give {width} columns. Remove it or crop its columns first"
+        )
     resized = resize_cubic(crop, size, width)
     mass = resized.sum(axis=0, dtype=np.int64).cumsum()
+    if mass[-1] == 0:
+        return None
     centre = int(np.argmax(mass > mass[-1] / 2))
     half = size // 2
     result = np.zeros((size, size), np.uint8)
@@ -87,7 +97,7 @@ def normalise_silhouettes(
 
     Raises:
         InvalidRequestError: a frame is not two-dimensional uint8, is empty or larger than 8192 on a side,
-            or `size` is not allowed.
+            its foreground is a sliver that would be resized to more than 2**24 pixels, or `size` is not allowed.
     """
     if isinstance(size, bool) or not isinstance(size, int) or size % 2 or not 8 <= size <= 1024:
         raise InvalidRequestError(f"size must be an even number in 8..1024, got {size!r}")

@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from .dataset import render_dataset
     from .identity import WalkerIdentity, sample_identity
 
-__all__ = ["COVARIATES", "RENDERER_VERSION", "VIEWS", "WalkerIdentity", "render_clip", "render_dataset", "sample_identity"]
+__all__ = [
+    "COVARIATES",
+    "RENDERER_VERSION",
+    "VIEWS",
+    "WalkerIdentity",
+    "render_clip",
+    "render_dataset",
+    "sample_identity",
+]
 
 # Goes into data cards; any change of the rendered bits raises it.
 RENDERER_VERSION = 1

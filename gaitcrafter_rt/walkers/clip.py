@@ -67,10 +67,18 @@ def sample_variation(identity: WalkerIdentity, covariate: str, sequence: int, se
     )
 
 
-def _sample_capture(identity: WalkerIdentity, view: float, covariate: str, sequence: int,
-                    seed: int) -> tuple[_Capture, np.random.Generator]:  # fmt: skip
-    key = (_CAMERA_STREAM, seed, identity.seed, identity.index, COVARIATES.index(covariate), sequence,
-           round(view * 1000))  # fmt: skip
+def _sample_capture(
+    identity: WalkerIdentity, view: float, covariate: str, sequence: int, seed: int
+) -> tuple[_Capture, np.random.Generator]:
+    key = (
+        _CAMERA_STREAM,
+        seed,
+        identity.seed,
+        identity.index,
+        COVARIATES.index(covariate),
+        sequence,
+        round(view * 1000),
+    )
     generator = _generator(*key)
     stature = identity.shape.stature_m
     camera = Camera(
@@ -89,7 +97,9 @@ def _figure(identity: WalkerIdentity, covariate: str, sequence: int, seed: int, 
     return dress(identity, sample_variation(identity, covariate, sequence, seed), covariate, frames)
 
 
-def check_request(view: object, covariate: object, sequence: object, seed: object, frames: object, size: object) -> None:
+def check_request(
+    view: object, covariate: object, sequence: object, seed: object, frames: object, size: object
+) -> None:
     """Raise InvalidRequestError unless every argument of `render_clip` is allowed."""
     if isinstance(view, bool) or not isinstance(view, (int, float, np.integer, np.floating)) or not 0 <= view <= 180:
         raise InvalidRequestError(f"view must be an angle in 0..180 degrees, got {view!r}")

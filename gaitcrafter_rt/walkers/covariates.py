@@ -51,19 +51,30 @@ def _add_coat(figure: Figure, pose: Pose, identity: WalkerIdentity) -> None:
     profile = torso_profile(shape)
     grow = things.coat_thickness
     width, depth, shift = profile[2]
-    waist = figure.blob(place(pose.spine[2], pose.spine_frames[2], shift, 0.0, 0.0), pose.spine_frames[2],
-                        depth + grow, width + grow, 0.012)  # fmt: skip
+    waist = figure.blob(
+        place(pose.spine[2], pose.spine_frames[2], shift, 0.0, 0.0),
+        pose.spine_frames[2],
+        depth + grow,
+        width + grow,
+        0.012,
+    )
     width, depth, shift = profile[1]
-    hips = figure.blob(place(pose.spine[1], pose.spine_frames[1], shift, 0.0, 0.0), pose.spine_frames[1],
-                       depth + 1.1 * grow + 0.3 * things.coat_flare, width + 1.1 * grow + 0.3 * things.coat_flare,
-                       0.012)  # fmt: skip
+    hips = figure.blob(
+        place(pose.spine[1], pose.spine_frames[1], shift, 0.0, 0.0),
+        pose.spine_frames[1],
+        depth + 1.1 * grow + 0.3 * things.coat_flare,
+        width + 1.1 * grow + 0.3 * things.coat_flare,
+        0.012,
+    )
     figure.add(waist, hips)
     hem = [_hem_node(figure, pose, identity, side) for side in (RIGHT, LEFT)]
     figure.add(hips, *hem)
     if things.collar > 0.004:
         neck = place(pose.neck, pose.spine_frames[-1], -0.008, 0.0, 0.010)
         radius = shape.neck_radius + 0.4 * things.collar + 0.004
-        figure.add(figure.blob(neck, pose.spine_frames[-1], radius + 0.3 * things.collar, radius, 0.010 + things.collar))
+        figure.add(
+            figure.blob(neck, pose.spine_frames[-1], radius + 0.3 * things.collar, radius, 0.010 + things.collar)
+        )
 
 
 def _hem_node(figure: Figure, pose: Pose, identity: WalkerIdentity, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -93,12 +104,15 @@ def _add_backpack(figure: Figure, pose: Pose, identity: WalkerIdentity) -> None:
     centre = place(pose.spine[5], frame, -back, 0.0, -0.012 + 0.016 * things.bag_height)
     figure.box(centre, frame, (depth, width, height), 0.026)
     # The outer pocket bulges lower down, as a filled rucksack does.
-    figure.box(place(centre, frame, -0.7 * depth, 0.0, -0.40 * height), frame,
-               (0.6 * depth, 0.8 * width, 0.5 * height), 0.020)  # fmt: skip
+    figure.box(
+        place(centre, frame, -0.7 * depth, 0.0, -0.40 * height), frame, (0.6 * depth, 0.8 * width, 0.5 * height), 0.020
+    )
     for side in (RIGHT, LEFT):
         strap = SIDE_SIGN[side] * 0.55 * shape.shoulder_half
-        figure.add(figure.ball(place(pose.spine[7], pose.spine_frames[7], 0.010, strap, 0.020), 0.014),
-                   figure.ball(place(centre, frame, 0.4 * depth, strap, 0.85 * height), 0.014))  # fmt: skip
+        figure.add(
+            figure.ball(place(pose.spine[7], pose.spine_frames[7], 0.010, strap, 0.020), 0.014),
+            figure.ball(place(centre, frame, 0.4 * depth, strap, 0.85 * height), 0.014),
+        )
 
 
 def _add_shoulder_bag(figure: Figure, pose: Pose, identity: WalkerIdentity) -> None:
@@ -109,13 +123,20 @@ def _add_shoulder_bag(figure: Figure, pose: Pose, identity: WalkerIdentity) -> N
     # The bag hangs from the shoulder and rocks a little with the pelvis.
     frame = rotation(sign * 6.0, 0.0, 3.0 * pose.pelvis_frame[:, 0, 1] * 57.3 * 0.3)
     depth, width, height = 0.105 * size, 0.036 * size, 0.076 * size
-    centre = place(pose.pelvis, pose.pelvis_frame, -0.055, sign * (shape.pelvis_half + 0.75 * width),
-                   -0.040 + 0.030 * things.bag_height)  # fmt: skip
+    centre = place(
+        pose.pelvis,
+        pose.pelvis_frame,
+        -0.055,
+        sign * (shape.pelvis_half + 0.75 * width),
+        -0.040 + 0.030 * things.bag_height,
+    )
     figure.box(centre, frame, (depth, width, height), 0.018)
     shoulder = place(pose.shoulder[side], pose.spine_frames[7], -0.004, -0.25 * sign * shape.shoulder_half, 0.022)
     for fore in (-0.7, 0.7):
-        figure.add(figure.ball(shoulder, 0.009),
-                   figure.ball(place(centre, frame, fore * depth, -0.9 * sign * width, 0.9 * height), 0.007))  # fmt: skip
+        figure.add(
+            figure.ball(shoulder, 0.009),
+            figure.ball(place(centre, frame, fore * depth, -0.9 * sign * width, 0.9 * height), 0.007),
+        )
 
 
 def _add_hand_bag(figure: Figure, pose: Pose, identity: WalkerIdentity) -> None:

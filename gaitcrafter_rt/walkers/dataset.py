@@ -22,9 +22,7 @@ def _render_task(task: _Task) -> list[np.ndarray]:
     """All views of one recording, so that the body is posed once."""
     index, covariate, sequence, views, seed, frames, size = task
     identity = sample_identity(seed, index)
-    return [
-        np.packbits(render_clip(identity, view, covariate, sequence, seed, frames, size) != 0) for view in views
-    ]  # fmt: skip
+    return [np.packbits(render_clip(identity, view, covariate, sequence, seed, frames, size) != 0) for view in views]
 
 
 def render_dataset(
@@ -64,7 +62,12 @@ def render_dataset(
     """
     identities, sequences = list(identities), list(sequences)
     views, covariates = tuple(views), tuple(covariates)
-    for name, values in (("identities", identities), ("views", views), ("covariates", covariates), ("sequences", sequences)):
+    for name, values in (
+        ("identities", identities),
+        ("views", views),
+        ("covariates", covariates),
+        ("sequences", sequences),
+    ):
         if not values:
             raise InvalidRequestError(f"{name} must not be empty")
     require_int("workers", workers, 1, 256)
@@ -88,8 +91,9 @@ def _run(tasks: list[_Task], workers: int, progress: Callable[[int, int], None] 
         yield from _emit(tasks, pool.imap(_render_task, tasks, chunksize=2), progress)
 
 
-def _emit(tasks: list[_Task], results: Iterable[list[np.ndarray]],
-          progress: Callable[[int, int], None] | None) -> Iterator[PackedClip]:  # fmt: skip
+def _emit(
+    tasks: list[_Task], results: Iterable[list[np.ndarray]], progress: Callable[[int, int], None] | None
+) -> Iterator[PackedClip]:
     done, total = 0, sum(len(task[3]) for task in tasks)
     for (index, covariate, sequence, views, *_), clips in zip(tasks, results, strict=True):
         for view, bits in zip(views, clips, strict=True):

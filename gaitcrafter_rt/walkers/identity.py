@@ -219,9 +219,9 @@ def _sample_accessories(draw: _Draw) -> Accessories:
         bag_size=draw.uniform(0.85, 1.25),
         bag_height=draw.uniform(-1.0, 1.0),
         holds_strap=draw.chance(0.35),
-        coat_length=draw.uniform(0.04, 0.26),
-        coat_flare=draw.uniform(0.0, 0.018),
-        coat_thickness=draw.uniform(0.005, 0.013),
+        coat_length=draw.uniform(0.09, 0.27),
+        coat_flare=draw.uniform(0.003, 0.018),
+        coat_thickness=draw.uniform(0.008, 0.014),
         collar=draw.uniform(0.0, 0.020),
     )
 

@@ -20,6 +20,7 @@ RIGHT, LEFT = 0, 1
 # Sign of y for each side, indexed by RIGHT and LEFT.
 SIDE_SIGN = (-1.0, 1.0)
 _HARMONICS = 6
+_Angle = float | np.ndarray
 
 _HIP = (21.6, 20.1, 18.9, 17.6, 13.6, 8.8, 3.7, -0.9, -5.1, -9.1, -12.7, -15.7, -17.8,
         -19.3, -18.5, -13.6, -6.2, 1.9, 9.2, 14.9, 19.0, 21.5, 22.2, 21.3, 20.2, 20.4)  # fmt: skip
@@ -95,7 +96,7 @@ class Pose:
 TORSO_LEVELS = (-0.20, -0.08, 0.10, 0.27, 0.45, 0.63, 0.80, 0.93, 1.03)
 
 
-def rotation(yaw: np.ndarray, roll: np.ndarray, pitch: np.ndarray) -> np.ndarray:
+def rotation(yaw: _Angle, roll: _Angle, pitch: _Angle) -> np.ndarray:
     """Rz(yaw) Rx(roll) Ry(pitch), degrees, broadcast over frames; result [frames, 3, 3]."""
     yaw, roll, pitch = np.broadcast_arrays(*(np.atleast_1d(np.radians(a)) for a in (yaw, roll, pitch)))
     sin_y, cos_y, sin_r, cos_r = np.sin(yaw), np.cos(yaw), np.sin(roll), np.cos(roll)
@@ -139,8 +140,9 @@ def leg_angles(style: GaitStyle, variation: GaitVariation, phase: np.ndarray) ->
     return np.stack(angles)
 
 
-def _legs(identity: WalkerIdentity, variation: GaitVariation, phase: np.ndarray,
-          pelvis: np.ndarray, pelvis_frame: np.ndarray) -> dict[str, list[np.ndarray]]:  # fmt: skip
+def _legs(
+    identity: WalkerIdentity, variation: GaitVariation, phase: np.ndarray, pelvis: np.ndarray, pelvis_frame: np.ndarray
+) -> dict[str, list[np.ndarray]]:
     shape, style = identity.shape, identity.style
     names = ("hip", "knee", "ankle", "thigh_frame", "shank_frame", "foot_frame", "toe_frame")
     legs: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -168,9 +170,15 @@ def _legs(identity: WalkerIdentity, variation: GaitVariation, phase: np.ndarray,
     return legs
 
 
-def _arms(identity: WalkerIdentity, variation: GaitVariation, phase: np.ndarray, chest: np.ndarray,
-          chest_frame: np.ndarray, arm_scale: tuple[float, float],
-          held_strap: int | None) -> dict[str, list[np.ndarray]]:  # fmt: skip
+def _arms(
+    identity: WalkerIdentity,
+    variation: GaitVariation,
+    phase: np.ndarray,
+    chest: np.ndarray,
+    chest_frame: np.ndarray,
+    arm_scale: tuple[float, float],
+    held_strap: int | None,
+) -> dict[str, list[np.ndarray]]:
     shape, style = identity.shape, identity.style
     arms: dict[str, list[np.ndarray]] = {
         name: [] for name in ("shoulder", "elbow", "wrist", "upper_arm_frame", "forearm_frame")
@@ -203,8 +211,14 @@ def _arms(identity: WalkerIdentity, variation: GaitVariation, phase: np.ndarray,
     return arms
 
 
-def _spine(identity: WalkerIdentity, variation: GaitVariation, phase: np.ndarray, pelvis: np.ndarray,
-           pelvis_yaw: np.ndarray, pelvis_roll: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def _spine(
+    identity: WalkerIdentity,
+    variation: GaitVariation,
+    phase: np.ndarray,
+    pelvis: np.ndarray,
+    pelvis_yaw: np.ndarray,
+    pelvis_roll: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
     """Centres [levels, frames, 3] and frames [levels, frames, 3, 3] of the torso slices."""
     shape, style = identity.shape, identity.style
     chest_yaw = -style.thorax_yaw * np.cos(2 * np.pi * (phase - 0.02))
@@ -228,8 +242,13 @@ def _spine(identity: WalkerIdentity, variation: GaitVariation, phase: np.ndarray
     return np.stack(centres), np.stack(frames)
 
 
-def pose_clip(identity: WalkerIdentity, variation: GaitVariation, frames: int,
-              arm_scale: tuple[float, float] = (1.0, 1.0), held_strap: int | None = None) -> Pose:  # fmt: skip
+def pose_clip(
+    identity: WalkerIdentity,
+    variation: GaitVariation,
+    frames: int,
+    arm_scale: tuple[float, float] = (1.0, 1.0),
+    held_strap: int | None = None,
+) -> Pose:
     """Joints of `frames` frames at 25 per second.
 
     Args:

@@ -11,7 +11,11 @@ _NOISE_BORDER = 48
 
 
 def fill(polygons: np.ndarray) -> np.ndarray:
-    """Fill polygons [solids, frames, corners, 2] (pixels, y down, x = 0 in the middle); 0/1 uint8 [frames, 160, 144]."""
+    """Fill polygons [solids, frames, corners, 2] (pixels, y down, x = 0 in the middle).
+
+    Returns:
+        uint8 [frames, CANVAS_HEIGHT, CANVAS_WIDTH], 0 or 1.
+    """
     frames = polygons.shape[1]
     points = polygons.copy()
     points[..., 0] += CANVAS_WIDTH / 2 - 0.5
