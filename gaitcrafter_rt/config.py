@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ModelFormatError, UnsupportedVersionError
 
@@ -17,6 +17,16 @@ FORMAT = "gaitcrafter-model"
 FORMAT_VERSION = 1
 AXES = ("dataset", "identity", "view", "covariate")
 
+
+
+def _plain_integer(value: object) -> object:
+    """Literal[1] alone would take true and 1.0, because they compare equal."""
+    if type(value) is not int:
+        raise ValueError("must be an integer")
+    return value
+
+
+Strictly = BeforeValidator(_plain_integer)
 Count = Annotated[int, Field(ge=1, le=4096)]
 Label = Annotated[str, Field(min_length=1, max_length=128)]
 Wiring = Literal["none", "block_table", "input_map"]
@@ -45,8 +55,8 @@ class UNetConfig(_Strict):
     init_dim: Annotated[int, Field(ge=4, le=1024)] = 64
     dim_mults: Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=1, max_length=8)] = [1, 2, 4, 8]
     blocks_per_level: Annotated[int, Field(ge=1, le=2)] = 2
-    patch: Literal[1, 2, 4, 8] = 1
-    init_kernel: Literal[1, 3, 5, 7] = 7
+    patch: Annotated[Literal[1, 2, 4, 8], Strictly] = 1
+    init_kernel: Annotated[Literal[1, 3, 5, 7], Strictly] = 7
     norm: Literal["group_norm", "rms_norm"] = "group_norm"
     norm_scope: Literal["clip", "frame"] = "clip"
     norm_groups: Annotated[int, Field(ge=1, le=256)] = 8
@@ -82,7 +92,7 @@ class UNetConfig(_Strict):
         if max(self.level_dims) > 4096:
             raise ValueError(f"dim * max(dim_mults) is {max(self.level_dims)}; at most 4096 is allowed")
         if self.norm == "group_norm":
-            for c in {self.dim, *self.level_dims}:
+            for c in {self.dim, self.init_dim, *self.level_dims}:
                 if c % self.norm_groups:
                     raise ValueError(f"norm_groups {self.norm_groups} does not divide the width {c}")
         if self.rotary_dim % 2 or self.rotary_dim > self.attention_dim_head:
@@ -165,7 +175,7 @@ class ModelConfig(_Strict):
     """The whole of ``config.json``."""
 
     format: Literal["gaitcrafter-model"] = FORMAT
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Annotated[Literal[1], Strictly] = FORMAT_VERSION
     name: Annotated[str, Field(min_length=1, max_length=128)] = "unnamed"
     clip: ClipShape = ClipShape()
     unet: UNetConfig = UNetConfig()

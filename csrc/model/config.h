@@ -43,7 +43,7 @@ struct UNetConfig {
 struct Conditioning {
   std::array<Wiring, kAxes> wiring{};
   int encoder_dim = 64, cond_dim = 0;
-  bool has_cond_columns = false;
+  std::array<bool, kAxes> has_cond_columns{};  // per axis: may its labels be given by index
   std::array<std::vector<int>, kAxes> cond_columns;
   bool guidance_trained = false;
 };
