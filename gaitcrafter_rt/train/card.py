@@ -1,0 +1,43 @@
+"""The model card that a training run writes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..config import AXES
+
+if TYPE_CHECKING:
+    from .loop import Run
+
+
+def model_card(run: Run) -> str:
+    """Markdown: what the model makes, what it was trained on, and the exact command."""
+    cfg = run.config
+    clip, p = cfg.clip, cfg.provenance
+    labels = "\n".join(
+        f"- {axis}: {len(getattr(cfg.labels, axis))} ({', '.join(getattr(cfg.labels, axis)[:12])}"
+        + (", ..." if len(getattr(cfg.labels, axis)) > 12 else "")
+        + ")"
+        for axis in AXES
+        if getattr(cfg.labels, axis)
+    )
+    params = sum(t.numel() for t in run.model.parameters())
+    return f"""# {cfg.name}
+
+Generates gait silhouettes: {clip.frames} frames of {clip.height}x{clip.width}, steered by
+
+{labels}
+
+- Identities: **{p.identities}**
+- Training data: {p.training_data}
+- Terms of the training data: {p.training_data_terms}
+- Parameters: {params:,}; predicts {cfg.diffusion.prediction}; {cfg.diffusion.schedule} schedule, {cfg.diffusion.timesteps} timesteps
+- Trained for {run.step:,} steps of {run.settings.batch} clips, {run.cpu_seconds / 3600:.2f} CPU hours; weights are the moving average
+- Mean squared x0 error over the last {len(run.recent)} steps: {sum(run.recent) / max(len(run.recent), 1):.4f}
+
+Command:
+
+```
+{p.command}
+```
+"""

@@ -1,0 +1,257 @@
+"""The training loop: resumable, with EMA, sample sheets and a model package at the end."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+try:
+    import torch
+except ImportError as e:
+    from ..errors import MissingExtraError
+
+    raise MissingExtraError.for_extra("train", "training", e.name) from e
+
+from ..config import ClipShape, ModelConfig
+from ..data.packed import PackedClips
+from ..errors import CapabilityError, InvalidRequestError, OutputError
+from ..nn.unet import UNet3D
+from ..package import write_package
+from . import checkpoint
+from .batches import Batch, Batches
+from .card import model_card
+from .diffusion import NoiseSchedule
+from .ema import Ema
+from .preview import save_sheet
+from .settings import TrainSettings, model_config
+
+Progress = Callable[[dict[str, Any]], None]
+
+# Fields that may differ when a run is resumed: they say how long to go on and how to show it.
+_FREE = {"steps", "hours", "threads", "checkpoint_every", "sample_every", "out", "device", "sampler_steps", "name"}
+
+
+@dataclass
+class Run:
+    """Everything that a checkpoint holds, and what can be rebuilt from the settings."""
+
+    settings: TrainSettings
+    config: ModelConfig
+    model: UNet3D
+    ema: Ema
+    optimiser: torch.optim.Optimizer
+    schedule: NoiseSchedule
+    device: torch.device
+    step: int = 0
+    cpu_seconds: float = 0.0
+    recent: list[float] = field(default_factory=list)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "format_version": 1,
+            "settings": self.settings.model_dump_json(),
+            "config": self.config.model_dump_json(),
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "cpu_seconds": self.cpu_seconds,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        old = json.loads(state["settings"])
+        new = self.settings.model_dump(mode="json")
+        changed = [k for k in new if k not in _FREE and old.get(k) != new[k]]
+        if changed:
+            raise InvalidRequestError(
+                f"{self.settings.out} holds a run with other settings: "
+                + ", ".join(f"{k} was {old.get(k)!r}, now {new[k]!r}" for k in changed)
+                + "; use the old settings or another output folder"
+            )
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.cpu_seconds = state["step"], state["cpu_seconds"]
+
+
+def run(settings: TrainSettings, progress: Progress | None = None, command: list[str] | None = None) -> Path:
+    """Train until ``steps`` (or ``hours`` of CPU time) are done and return the folder of the model package, ``OUT/model``.
+
+    Resumes where the newest checkpoint in ``OUT`` stopped. SIGINT and SIGTERM finish the step, write a checkpoint and leave.
+    ``progress`` gets a dict per step: step, of, loss, x0_error, seconds_left, clips_per_second.
+    """
+    out = Path(settings.out)
+    data = PackedClips.open(settings.data)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    frames, height, width = data.meta.shape
+    shape = ClipShape(frames=frames, height=height, width=width)
+    config = model_config(settings, data.labels, shape, data.meta.source, data.meta.terms, _command(command))
+    state = _begin(out)
+    run = _build(settings, config)
+    if state is not None:
+        run.restore(state)
+    final = out / "model"
+    if final.exists() and not _done(run):
+        final.rename(out / f"model-{time.strftime('%Y%m%d-%H%M%S')}")
+    batches = Batches(data, config, settings.batch, settings.seed, settings.dropout)
+    with _Stop() as stop:
+        _steps(run, batches, progress, stop, out)
+    checkpoint.save(out, run.state())
+    if _done(run) and not final.exists():
+        save_sheet(run.ema, run, out / f"sheet-{run.step:06d}.png")
+        write_package(final, config, run.ema.state_dict(), model_card(run))
+    return final
+
+
+def _begin(out: Path) -> dict[str, Any] | None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise OutputError(f"{out} is not writable: {e.strerror}") from e
+    state = checkpoint.load(out)
+    if state is None and any(out.iterdir()):
+        raise OutputError(f"{out} is not empty and holds no checkpoint of this trainer; choose another folder")
+    return state
+
+
+def _build(settings: TrainSettings, config: ModelConfig) -> Run:
+    device = torch.device(settings.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CapabilityError("device 'cuda' was asked for but torch sees no GPU; use --device cpu")
+    torch.manual_seed(settings.seed)
+    model = UNet3D(config).to(device, memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay
+    )
+    d = config.diffusion
+    return Run(
+        settings, config, model, Ema(model, settings.ema), optimiser, NoiseSchedule(d.schedule, d.timesteps, device), device
+    )
+
+
+def _steps(run: Run, batches: Batches, progress: Progress | None, stop: _Stop, out: Path) -> None:
+    settings = run.settings
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and _fast_bf16(run.device))
+    started, first = time.monotonic(), run.step
+    clock = time.process_time()
+    while not _done(run) and not stop.asked:
+        for group in run.optimiser.param_groups:
+            group["lr"] = settings.lr * _rate(run)
+        loss, error = _step(run, batches.at(run.step).to(run.device), bf16)
+        run.step += 1
+        run.ema.update(run.step)
+        run.cpu_seconds += time.process_time() - clock
+        clock = time.process_time()
+        run.recent = [*run.recent[-99:], error]
+        if progress is not None:
+            progress(_report(run, loss, (time.monotonic() - started) / (run.step - first)))
+        if run.step % settings.checkpoint_every == 0:
+            checkpoint.save(out, run.state())
+        if settings.sample_every and run.step % settings.sample_every == 0:
+            save_sheet(run.ema, run, out / f"sheet-{run.step:06d}.png")
+
+
+def _step(run: Run, batch: Batch, bf16: bool) -> tuple[float, float]:
+    """One optimiser step; returns the weighted loss and the plain x0 error."""
+    pred = run.config.diffusion.prediction
+    x_t = run.schedule.add_noise(batch.x0, batch.noise, batch.t)
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=bf16):
+        out = run.model(x_t, batch.t, batch.labels)
+    out = out.float()
+    target = run.schedule.target(pred, batch.x0, batch.noise, batch.t)
+    per_clip = (out - target).square().flatten(1).mean(1)
+    weight = run.schedule.weight(run.settings.loss_weight, pred, run.settings.snr_cap, batch.t)
+    loss = (weight * per_clip).mean()
+    if not torch.isfinite(loss):
+        raise InvalidRequestError(
+            f"the loss is {loss.item()} at step {run.step}; lower --lr (now {run.settings.lr}) and start from the last checkpoint"
+        )
+    run.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+    run.optimiser.step()
+    with torch.no_grad():
+        x0 = run.schedule.x0_from(pred, out.detach(), x_t, batch.t).clamp(-1, 1)
+        error = (x0 - batch.x0).square().mean().item()
+    return loss.item(), error
+
+
+def _fraction(run: Run) -> float:
+    """How much of the run is done, 0 to 1."""
+    s = run.settings
+    return run.cpu_seconds / (s.hours * 3600) if s.hours else run.step / s.steps
+
+
+def _done(run: Run) -> bool:
+    return _fraction(run) >= 1
+
+
+def _rate(run: Run) -> float:
+    """Warm-up, a flat stretch, and a cosine over the last half down to 2 %."""
+    warm = min(1.0, (run.step + 1) / (run.settings.warmup + 1))
+    tail = max(0.0, (_fraction(run) - 0.5) / 0.5)
+    return warm * float(0.02 + 0.98 * 0.5 * (1 + torch.cos(torch.tensor(min(tail, 1.0) * torch.pi))))
+
+
+def _report(run: Run, loss: float, seconds_per_step: float) -> dict[str, Any]:
+    done = max(_fraction(run), 1e-9)
+    steps_left = run.step * (1 - done) / done
+    return {
+        "step": run.step,
+        "done": min(done, 1.0),
+        "loss": loss,
+        "x0_error": sum(run.recent) / len(run.recent),
+        "seconds_left": max(0.0, steps_left * seconds_per_step),
+        "clips_per_second": run.settings.batch / seconds_per_step,
+        "cpu_seconds": run.cpu_seconds,
+    }
+
+
+def _fast_bf16(device: torch.device) -> bool:
+    """bf16 pays where the processor multiplies it natively; elsewhere autocast is slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "avx512_bf16" in _cpu_flags()
+
+
+def _cpu_flags() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
+def _command(command: list[str] | None) -> str:
+    return shlex.join(command if command is not None else sys.argv)
+
+
+class _Stop:
+    """Turns the first SIGINT or SIGTERM into a flag; a second one acts as usual."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> _Stop:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._old[number] = signal.signal(number, self._ask)
+            except ValueError:  # not in the main thread: the caller's own handling stays
+                break
+        return self
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+        signal.signal(number, self._old[number])
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
