@@ -15,102 +15,22 @@ Nothing in it is pickled. 1,000,000 clips of 30x64x64 are 15.4 GB.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from ..config import AXES, ClipShape, Labels
-from ..errors import DataFormatError, InvalidRequestError, OutputError, UnsupportedVersionError
+from ..errors import DataFormatError, InvalidRequestError, OutputError
 from ..files import PathLike, publish_folder, refuse_occupied_folder, temporary_folder_beside
+from .packed_format import COLUMNS, SPLIT_TEST, SPLIT_TRAIN, PackedMeta, pack, packed_bytes, unpack
 
-FORMAT = "gaitcrafter-packed"
-FORMAT_VERSION = 1
-SPLIT_TRAIN, SPLIT_TEST = 0, 1
-_COLUMNS: dict[str, type] = {axis: np.int32 for axis in AXES} | {"sequence": np.int32, "split": np.uint8}
-_META_LIMIT = 64 << 20
-
-
-class PackedMeta(BaseModel):
-    """``meta.json``. ``source`` is "rendered" for walkers and "real" for captured people, never anything between."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    format: Literal["gaitcrafter-packed"] = FORMAT
-    format_version: Literal[1] = FORMAT_VERSION
-    clips: Annotated[int, Field(ge=1, le=1 << 40)]
-    frames: Annotated[int, Field(ge=1, le=512)] = 30
-    height: Annotated[int, Field(ge=4, le=512)] = 64
-    width: Annotated[int, Field(ge=4, le=512)] = 64
-    labels: Labels = Labels()
-    source: Literal["rendered", "real"]
-    terms: Annotated[str, Field(max_length=4096)] = "unknown"
-    made_by: Annotated[str, Field(max_length=16384)] = ""
-    clips_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(frames, height, width)."""
-        return (self.frames, self.height, self.width)
-
-    @property
-    def clip_bytes(self) -> int:
-        """Bytes of one packed clip; 15,360 at 30x64x64."""
-        return packed_bytes(*self.shape)
-
-    @classmethod
-    def read(cls, folder: PathLike) -> PackedMeta:
-        """Parse ``folder/meta.json``. Raises DataFormatError or UnsupportedVersionError."""
-        path = Path(folder) / "meta.json"
-        try:
-            if path.stat().st_size > _META_LIMIT:
-                raise DataFormatError(f"{path}: larger than {_META_LIMIT} bytes; not a packed training set")
-            text = path.read_bytes()
-        except OSError as e:
-            raise DataFormatError(
-                f"{folder}: not a packed training set: {path.name} cannot be read ({e.strerror}); "
-                "make one with 'gaitcrafter-rt walkers render' or gaitcrafter_rt.data.build_packed"
-            ) from e
-        try:
-            raw = json.loads(text)
-        except (ValueError, RecursionError) as e:
-            raise DataFormatError(f"{path}: not JSON: {e}") from e
-        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-            raise DataFormatError(f'{path}: expected an object with "format": "{FORMAT}"')
-        version = raw.get("format_version")
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise UnsupportedVersionError(
-                f"{path}: format_version {version} is newer than {FORMAT_VERSION}, the newest this release reads; "
-                "upgrade gaitcrafter-rt"
-            )
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as e:
-            first = e.errors()[0]
-            where = ".".join(str(p) for p in first["loc"]) or "meta"
-            raise DataFormatError(f"{path}: {where}: {first['msg']} (got {first.get('input')!r:.80})") from e
-
-
-def packed_bytes(frames: int, height: int, width: int) -> int:
-    """Bytes of one clip at one bit per pixel, rounded up."""
-    return (frames * height * width + 7) // 8
-
-
-def unpack(bits: np.ndarray, frames: int, height: int, width: int) -> np.ndarray:
-    """uint8 [..., bytes] to uint8 [..., frames, height, width] of 0 and 1."""
-    pixels = np.unpackbits(bits, axis=-1, count=frames * height * width)
-    return pixels.reshape(*bits.shape[:-1], frames, height, width)
-
-
-def pack(clips: np.ndarray) -> np.ndarray:
-    """[..., frames, height, width], foreground wherever non-zero, to uint8 [..., bytes]."""
-    return np.packbits(clips.reshape(*clips.shape[:-3], -1) != 0, axis=-1)
+__all__ = ["SPLIT_TEST", "SPLIT_TRAIN", "PackedClips", "PackedMeta", "PackedWriter", "pack", "packed_bytes", "unpack"]
 
 
 class _Unpacked(Sequence[np.ndarray]):
@@ -159,7 +79,7 @@ class PackedClips:
         path = Path(folder)
         meta = PackedMeta.read(path)
         bits = _load(path / "clips.npy", np.uint8, (meta.clips, meta.clip_bytes))
-        columns = {name: _load(path / f"{name}.npy", dtype, (meta.clips,)) for name, dtype in _COLUMNS.items()}
+        columns = {name: _load(path / f"{name}.npy", dtype, (meta.clips,)) for name, dtype in COLUMNS.items()}
         for axis in AXES:
             count, values = len(getattr(meta.labels, axis)), columns[axis]
             low, high = int(values.min()), int(values.max())
@@ -275,7 +195,7 @@ class PackedWriter:
         self.shape = (shape.frames, shape.height, shape.width)
         self._about = {"source": source, "terms": terms, "made_by": made_by}
         self._lookup = {axis: {n: i for i, n in enumerate(getattr(self.labels, axis))} for axis in AXES}
-        self._rows: dict[str, list[np.ndarray]] = {name: [] for name in _COLUMNS}
+        self._rows: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
         self._count = 0
         self._hash = hashlib.sha256()
         self._target = refuse_occupied_folder(folder)
@@ -382,7 +302,7 @@ class PackedWriter:
             self._file.seek(0)
             self._write_header(self._count)
             _sync_close(self._file)
-            for name in _COLUMNS:
+            for name in COLUMNS:
                 with open(self._tmp / f"{name}.npy", "wb") as f:
                     np.save(f, np.concatenate(self._rows[name]), allow_pickle=False)
                     _sync_close(f)

@@ -1,0 +1,96 @@
+"""``meta.json`` of a packed training set (packed.py says what the folder holds), and the bit layout of a clip."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..config import AXES, Labels
+from ..errors import DataFormatError, UnsupportedVersionError
+from ..files import PathLike
+
+FORMAT = "gaitcrafter-packed"
+FORMAT_VERSION = 1
+SPLIT_TRAIN, SPLIT_TEST = 0, 1
+COLUMNS: dict[str, type] = {axis: np.int32 for axis in AXES} | {"sequence": np.int32, "split": np.uint8}
+_META_LIMIT = 64 << 20
+
+
+class PackedMeta(BaseModel):
+    """``meta.json``. ``source`` is "rendered" for walkers and "real" for captured people, never anything between."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    format: Literal["gaitcrafter-packed"] = FORMAT
+    format_version: Literal[1] = FORMAT_VERSION
+    clips: Annotated[int, Field(ge=1, le=1 << 40)]
+    frames: Annotated[int, Field(ge=1, le=512)] = 30
+    height: Annotated[int, Field(ge=4, le=512)] = 64
+    width: Annotated[int, Field(ge=4, le=512)] = 64
+    labels: Labels = Labels()
+    source: Literal["rendered", "real"]
+    terms: Annotated[str, Field(max_length=4096)] = "unknown"
+    made_by: Annotated[str, Field(max_length=16384)] = ""
+    clips_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(frames, height, width)."""
+        return (self.frames, self.height, self.width)
+
+    @property
+    def clip_bytes(self) -> int:
+        """Bytes of one packed clip; 15,360 at 30x64x64."""
+        return packed_bytes(*self.shape)
+
+    @classmethod
+    def read(cls, folder: PathLike) -> PackedMeta:
+        """Parse ``folder/meta.json``. Raises DataFormatError or UnsupportedVersionError."""
+        path = Path(folder) / "meta.json"
+        try:
+            if path.stat().st_size > _META_LIMIT:
+                raise DataFormatError(f"{path}: larger than {_META_LIMIT} bytes; not a packed training set")
+            text = path.read_bytes()
+        except OSError as e:
+            raise DataFormatError(
+                f"{folder}: not a packed training set: {path.name} cannot be read ({e.strerror}); "
+                "make one with 'gaitcrafter-rt walkers render' or gaitcrafter_rt.data.build_packed"
+            ) from e
+        try:
+            raw = json.loads(text)
+        except (ValueError, RecursionError) as e:
+            raise DataFormatError(f"{path}: not JSON: {e}") from e
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            raise DataFormatError(f'{path}: expected an object with "format": "{FORMAT}"')
+        version = raw.get("format_version")
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise UnsupportedVersionError(
+                f"{path}: format_version {version} is newer than {FORMAT_VERSION}, the newest this release reads; "
+                "upgrade gaitcrafter-rt"
+            )
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as e:
+            first = e.errors()[0]
+            where = ".".join(str(p) for p in first["loc"]) or "meta"
+            raise DataFormatError(f"{path}: {where}: {first['msg']} (got {first.get('input')!r:.80})") from e
+
+
+def packed_bytes(frames: int, height: int, width: int) -> int:
+    """Bytes of one clip at one bit per pixel, rounded up."""
+    return (frames * height * width + 7) // 8
+
+
+def unpack(bits: np.ndarray, frames: int, height: int, width: int) -> np.ndarray:
+    """uint8 [..., bytes] to uint8 [..., frames, height, width] of 0 and 1."""
+    pixels = np.unpackbits(bits, axis=-1, count=frames * height * width)
+    return pixels.reshape(*bits.shape[:-1], frames, height, width)
+
+
+def pack(clips: np.ndarray) -> np.ndarray:
+    """[..., frames, height, width], foreground wherever non-zero, to uint8 [..., bytes]."""
+    return np.packbits(clips.reshape(*clips.shape[:-3], -1) != 0, axis=-1)
