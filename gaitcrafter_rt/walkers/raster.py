@@ -45,7 +45,8 @@ def roughen(silhouettes: np.ndarray, generator: np.random.Generator, strength: f
     Args:
         silhouettes: as `fill` gives them; empty within 3 pixels of the picture's border.
         generator: source of the noise; 2 draws per frame plus one field.
-        strength: noise SD as a share of the blurred edge's height; 0.15 moves the boundary by about half a pixel.
+        strength: noise SD as a share of the blurred edge's height; 0.15 moves the boundary by about half
+            a pixel and pierces rare pinholes.
         bite_rate: expected bites per frame.
 
     Returns:
