@@ -31,7 +31,7 @@ def report(name: str, f: Callable[[mp.mpf], mp.mpf], low: mp.mpf, high: mp.mpf, 
 
 if __name__ == "__main__":
     tiny = mp.mpf(10) ** -30
-    tail = lambda x: (mp.log1p(x) - x + x * x / 2) / x**3 if abs(x) > 1e-12 else mp.mpf(1) / 3 - x / 4  # noqa: E731
+    tail = lambda x: (mp.log1p(x) - x + x * x / 2) / x**3 if abs(x) > 1e-12 else mp.mpf(1) / 3 - x / 4
     report("kLn ", tail, mp.sqrt(0.5) - 1, mp.sqrt(2) - 1, 8)
     report("kSin", lambda g: mp.sin(2 * mp.pi * mp.sqrt(g)) / mp.sqrt(g), tiny, mp.mpf(1) / 64, 3)
     report("kCos", lambda g: mp.cos(2 * mp.pi * mp.sqrt(g)), tiny, mp.mpf(1) / 64, 4)
