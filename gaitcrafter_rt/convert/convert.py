@@ -79,7 +79,7 @@ def convert_checkpoint(
     columns = read_labels(labels, cond_dim) if labels is not None else None
     remarks = _check_guidance(checkpoint, state, cond_dim) if guidance_trained else []
     if cond_dim == BERT_DIM and columns is None:
-        remarks.append("768 is BERT's width: if this model was conditioned on text, give BERT's vectors as raw cond; text is not read.")
+        remarks.append("A cond vector of 768 may be BERT's: text is not read here, give its vectors as raw cond.")
     raw: dict[str, Any] = {
         "name": name or Path(path).stem or "unnamed",
         "clip": {"frames": sizes["frames"], "height": sizes["size"], "width": sizes["size"]},
