@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .clip import render_clip
     from .dataset import render_dataset
     from .identity import WalkerIdentity, sample_identity
+    from .training_set import render_training_set
 
 __all__ = [
     "COVARIATES",
@@ -20,6 +21,7 @@ __all__ = [
     "WalkerIdentity",
     "render_clip",
     "render_dataset",
+    "render_training_set",
     "sample_identity",
 ]
 
@@ -32,6 +34,7 @@ _HOMES = {
     "WalkerIdentity": ".identity",
     "render_clip": ".clip",
     "render_dataset": ".dataset",
+    "render_training_set": ".training_set",
     "sample_identity": ".identity",
 }
 
