@@ -1,0 +1,92 @@
+#include "core/isa.h"
+
+#include <array>
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+
+#include "core/error.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace gaitcrafter {
+namespace {
+
+constexpr std::array<Isa, 3> kAll = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512};
+
+#if defined(__x86_64__)
+
+struct Registers {
+  uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+Registers cpuid(uint32_t leaf) {
+  Registers r;
+  __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);  // leaves zeros if the leaf does not exist
+  return r;
+}
+
+bool all_set(uint64_t value, uint64_t bits) { return (value & bits) == bits; }
+
+// Register state that the operating system saves on a context switch.
+uint64_t saved_state() {
+  uint32_t low = 0, high = 0;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (uint64_t{high} << 32) | low;
+}
+
+Isa detect() {
+  constexpr uint32_t kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28;                 // leaf 1, ecx
+  constexpr uint32_t kAvx2 = 1u << 5, kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;  // leaf 7, ebx
+  constexpr uint64_t kYmm = 0x6, kZmm = 0xe6;                                              // xcr0
+  const uint32_t basic = cpuid(1).ecx;
+  if (!all_set(basic, kOsxsave | kAvx | kFma)) return Isa::kPortable;
+  const uint32_t extended = cpuid(7).ebx;
+  const uint64_t saved = saved_state();
+  if (!all_set(saved, kYmm) || !all_set(extended, kAvx2)) return Isa::kPortable;
+  const bool wide = all_set(saved, kZmm) && all_set(extended, kF | kDq | kBw | kVl);
+  return wide ? Isa::kAvx512 : Isa::kAvx2;
+}
+
+#else
+
+Isa detect() { return Isa::kPortable; }
+
+#endif
+
+Isa widest() {
+  static const Isa isa = detect();
+  return isa;
+}
+
+}  // namespace
+
+std::string_view isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
+    default:
+      return "portable";
+  }
+}
+
+bool isa_supported(Isa isa) { return static_cast<int>(isa) <= static_cast<int>(widest()); }
+
+Isa choose_isa() {
+  const char* wanted = std::getenv("GAITCRAFTER_ISA");
+  if (wanted == nullptr || *wanted == '\0') return widest();
+  for (const Isa isa : kAll) {
+    if (isa_name(isa) != wanted) continue;
+    if (isa_supported(isa)) return isa;
+    throw Error(Status::kCapability, "GAITCRAFTER_ISA is " + std::string(wanted) + ", but this processor runs at most " +
+                                         std::string(isa_name(widest())) + "; unset it or name that one");
+  }
+  throw Error(Status::kInvalidRequest,
+              "GAITCRAFTER_ISA is '" + std::string(wanted) + "'; allowed are portable, avx2 and avx512");
+}
+
+}  // namespace gaitcrafter

@@ -1,0 +1,160 @@
+// Softmax attention of sequences whose tokens lie side by side: every matrix is [row][token], so that neither the scores
+// nor their softmax need a transposed copy or a sum across lanes. Shared by temporal and spatial attention.
+//
+//   q, k, v [dim][token] = W x           (weights broadcast, tokens in lanes)
+//   scores  [key][query] = k^T q + bias  (keys broadcast, queries in lanes; softmax runs down the column)
+//   o       [dim][query] = v scores
+//   y       [token][C]   = o^T W_out     (o broadcast, channels in lanes)
+//
+// Sequences need not fill whole vectors: a product over one sequence also computes the lanes after its end, and the next
+// sequence, or nobody, owns them.
+#pragma once
+
+#include "ops/layer_norm_row.h"
+#include "ops/product.h"
+#include "ops/temporal_attention.h"
+
+namespace gaitcrafter {
+namespace {
+
+struct AttentionTile {
+  int sequences, length;  // tokens of a sequence
+  int channels;
+  ptrdiff_t pitch;        // floats from one row to the next; kWidestLanes more than the tokens, at least
+  float *x, *qkv, *o, *scores, *row;
+
+  GC_INLINE int tokens() const { return sequences * length; }
+};
+
+constexpr int kScoreVectors = 4;  // queries of one block, at most; scratch is sized for the widest vectors
+
+GC_INLINE AttentionTile attention_tile(int sequences, int length, int channels, const AttentionWeights& w, float* scratch) {
+  AttentionTile t;
+  t.sequences = sequences;
+  t.length = length;
+  t.channels = channels;
+  t.pitch = round_up(sequences * length, kWidestLanes) + kWidestLanes;
+  t.x = scratch;
+  t.qkv = t.x + channels * t.pitch;
+  t.o = t.qkv + 3 * w.dim * t.pitch;
+  t.scores = t.o + w.heads * w.dim * t.pitch;
+  t.row = t.scores + static_cast<ptrdiff_t>(length) * kScoreVectors * kWidestLanes;
+  return t;
+}
+
+// c[row][token] = sum_k a[row][k] b[k][token] for whole vectors of tokens.
+GC_INLINE void times_tokens(const float* a, int rows, int depth, const float* b, int tokens, ptrdiff_t pitch, float* c) {
+  const int vectors = ceil_div(tokens, kLanes), blocks = ceil_div(vectors, kMaxVectors);
+  for (int block = 0; block < blocks; ++block) {
+    const int first = vectors * block / blocks, last = vectors * (block + 1) / blocks;
+    Product p;
+    p.segment = &kNoOffset;
+    p.k = depth;
+    p.b = b + first * kLanes;
+    p.b_pitch = pitch;
+    p.vectors = last - first;
+    p.columns = p.vectors * kLanes;
+    panel_product<Layout::kRows>(p, rows, [&](int r) {
+      return Row{a + static_cast<ptrdiff_t>(r) * depth, c + r * pitch + first * kLanes, nullptr};
+    });
+  }
+}
+
+// Interleaved pairs of rows (2i, 2i + 1) turned by the angle of their token's frame.
+GC_INLINE void rotate(float* x, ptrdiff_t pitch, int tokens, int rotary_dim, const float* cos, const float* sin, ptrdiff_t table_pitch) {
+  for (int i = 0; i < rotary_dim / 2; ++i) {
+    float *even = x + 2 * i * pitch, *odd = even + pitch;
+    for (int t = 0; t < tokens; t += kLanes) {
+      const Vec a = load(even + t), b = load(odd + t);
+      const Vec c = load(cos + i * table_pitch + t), s = load(sin + i * table_pitch + t);
+      store(even + t, a * c - b * s);
+      store(odd + t, b * c + a * s);
+    }
+  }
+}
+
+// Softmax down the columns of [rows][pitch].
+GC_INLINE void softmax_columns(float* x, int rows, ptrdiff_t pitch, int vectors) {
+  for (int n = 0; n < vectors; ++n) {
+    float* column = x + n * kLanes;
+    Vec top = load(column);
+    for (int r = 1; r < rows; ++r) top = maximum(top, load(column + r * pitch));
+    Vec sum = {};
+    for (int r = 0; r < rows; ++r) {
+      const Vec e = exp(load(column + r * pitch) - top);
+      sum += e;
+      store(column + r * pitch, e);
+    }
+    const Vec scale = splat(1.0f) / sum;
+    for (int r = 0; r < rows; ++r) store(column + r * pitch, load(column + r * pitch) * scale);
+  }
+}
+
+struct HeadBias {
+  const float* data;  // [key][query]; null is none
+  ptrdiff_t pitch;
+};
+
+// One head of one sequence: q, k, v rows start at the sequence's first token.
+GC_INLINE void attend_sequence(const AttentionTile& t, int dim, const float* q, HeadBias bias, float* o) {
+  const float *k = q + dim * t.pitch, *v = k + dim * t.pitch;
+  const int vectors = ceil_div(t.length, kLanes);
+  for (int first = 0; first < vectors; first += kMaxVectors) {
+    const int count = min_of(kMaxVectors, vectors - first);
+    const ptrdiff_t width = count * kLanes;
+    Product p;
+    p.segment = &kNoOffset;
+    p.vectors = count;
+    p.columns = static_cast<int>(width);
+    p.k = dim;
+    p.a_step = t.pitch;
+    p.b = q + first * kLanes;
+    p.b_pitch = t.pitch;
+    panel_product<Layout::kColumns>(p, t.length, [&](int key) {
+      return Row{k + key, t.scores + key * width,
+                 bias.data == nullptr ? nullptr : bias.data + key * bias.pitch + first * kLanes};
+    });
+    softmax_columns(t.scores, t.length, width, count);
+    p.k = t.length;
+    p.b = t.scores;
+    p.b_pitch = width;
+    panel_product<Layout::kRows>(p, dim, [&](int d) {
+      return Row{v + d * t.pitch, o + d * t.pitch + first * kLanes, nullptr};
+    });
+  }
+}
+
+struct Rotary {
+  const float *cos, *sin;
+  ptrdiff_t pitch;
+  int dim;
+};
+
+// From normalised tokens in t.x to the heads' outputs in t.o. `bias` is [heads][length][bias_pitch] or null.
+GC_INLINE void attend(const AttentionTile& t, const AttentionWeights& w, const float* bias, ptrdiff_t bias_pitch, Rotary rotary) {
+  const ptrdiff_t head_rows = 3 * w.dim;
+  for (int head = 0; head < w.heads; ++head) {
+    times_tokens(w.qkv + head * head_rows * t.channels, static_cast<int>(head_rows), t.channels, t.x, t.tokens(), t.pitch, t.qkv);
+    if (rotary.cos != nullptr) {
+      rotate(t.qkv, t.pitch, t.tokens(), rotary.dim, rotary.cos, rotary.sin, rotary.pitch);
+      rotate(t.qkv + w.dim * t.pitch, t.pitch, t.tokens(), rotary.dim, rotary.cos, rotary.sin, rotary.pitch);
+    }
+    const HeadBias head_bias{bias == nullptr ? nullptr : bias + head * t.length * bias_pitch, bias_pitch};
+    for (int s = 0; s < t.sequences; ++s)
+      attend_sequence(t, w.dim, t.qkv + s * t.length, head_bias, t.o + head * w.dim * t.pitch + s * t.length);
+  }
+}
+
+// out[token] = in[token] + o^T W_out (+ bias).
+template <class InAt, class OutAt>
+GC_INLINE void project_out(int tokens, const float* o, ptrdiff_t pitch, const Packed& weight, const float* bias, InAt in, OutAt out) {
+  for (int panel = 0; panel < panels_of(weight.n); ++panel) {
+    Product p = packed_product(weight, bias, panel);
+    p.a_step = pitch;
+    const int column = first_column(weight.n, panel);
+    panel_product<Layout::kColumns>(p, tokens, [&](int i) { return Row{o + i, out(i) + column, in(i) + column}; });
+  }
+}
+
+}  // namespace
+}  // namespace gaitcrafter

@@ -1,0 +1,44 @@
+// Statistics of a convolution tile while it is still in the cache (norm_statistics.h).
+#pragma once
+
+#include "ops/halo_image.h"
+
+namespace gaitcrafter {
+namespace {
+
+// Mean and sum of squared deviations of up to kLanes channels over `pixels` pixels: two passes, four sums in flight.
+GC_INLINE void column_moments(const float* x, ptrdiff_t pitch, int pixels, int channels, float* mean, float* squares) {
+  const bool whole = channels == kLanes;
+  const auto at = [&](int i) { return whole ? load(x + i * pitch) : load_first(x + i * pitch, channels); };
+  Vec sum[4] = {};
+  int i = 0;
+  for (; i + 4 <= pixels; i += 4)
+    for (int j = 0; j < 4; ++j) sum[j] += at(i + j);
+  for (; i < pixels; ++i) sum[0] += at(i);
+  const Vec m = (sum[0] + sum[1] + (sum[2] + sum[3])) * splat(1.0f / static_cast<float>(pixels));
+  Vec square[4] = {};
+  for (i = 0; i + 4 <= pixels; i += 4)
+    for (int j = 0; j < 4; ++j) {
+      const Vec d = at(i + j) - m;
+      square[j] += d * d;
+    }
+  for (; i < pixels; ++i) {
+    const Vec d = at(i) - m;
+    square[0] += d * d;
+  }
+  store_first(mean, m, channels);
+  store_first(squares, square[0] + square[1] + (square[2] + square[3]), channels);
+}
+
+void tile_moments(const Tensor& out, const ConvGrid& g, const ConvWindow& w) {
+  const int band = w.row / g.rows;
+  for (int f = w.frame; f < w.frame + w.frames; ++f) {
+    const float* x = out.pixel((static_cast<ptrdiff_t>(f) * g.height + w.row) * g.width);
+    float* slot = out.statistics + (static_cast<ptrdiff_t>(f) * g.bands + band) * 2 * out.channels;
+    for (int c = 0; c < out.channels; c += kLanes)
+      column_moments(x + c, out.pitch, w.rows * g.width, min_of(kLanes, out.channels - c), slot + c, slot + out.channels + c);
+  }
+}
+
+}  // namespace
+}  // namespace gaitcrafter

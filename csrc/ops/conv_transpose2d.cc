@@ -1,0 +1,25 @@
+#include "ops/conv_transpose2d.h"
+
+#include "ops/conv_product.h"
+
+namespace gaitcrafter {
+namespace {
+
+void conv_transpose2d(const ConvTranspose2d& args, TileRange tiles, float* scratch) {
+  const ConvGrid& g = args.grid;
+  for (int tile = tiles.begin; tile < tiles.end; ++tile) {
+    const ConvWindow w = conv_window(g, tile);
+    fill_image(args.in, g, w, scratch);
+    for (int phase = 0; phase < 4; ++phase) {
+      const int down = phase / 2, right = phase % 2;
+      const WindowProduct window{2, 2, down, right, args.phase[phase], args.bias};
+      window_product(g, w, window, scratch, [&](const PixelCursor& p) {
+        const ptrdiff_t row = (static_cast<ptrdiff_t>(w.frame + p.frame()) * g.height + w.row + p.row()) * 2 + down;
+        return args.out.pixel(row * 2 * g.width + 2 * p.column() + right);
+      });
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gaitcrafter

@@ -1,0 +1,87 @@
+// The halo image of a convolution tile: its input, activated and zero-padded, in one piece of cache-sized memory.
+// The copy touches every value once where the convolution reads it kernel^2 * panels times.
+#pragma once
+
+#include "ops/simd.h"
+#include "ops/tiling.h"
+
+namespace gaitcrafter {
+namespace {
+
+// The rows of the frames that one tile covers.
+struct ConvWindow {
+  int frame, frames, row, rows;
+
+  GC_INLINE int pixels(int width) const { return frames * rows * width; }
+};
+
+GC_INLINE ConvWindow conv_window(const ConvGrid& g, int tile) {
+  if (g.bands > 1) {
+    const int row = tile % g.bands * g.rows;
+    return {tile / g.bands, 1, row, min_of(g.rows, g.height - row)};
+  }
+  const int frame = tile * g.tile_frames;
+  return {frame, min_of(g.tile_frames, g.frames - frame), 0, g.height};
+}
+
+GC_INLINE void fill_zero(float* p, ptrdiff_t count) { __builtin_memset(p, 0, static_cast<size_t>(count) * sizeof(float)); }
+
+template <bool kActivate>
+GC_INLINE void copy_pixel(const float* x, const float* scale, const float* shift, int channels, float* y) {
+  int c = 0;
+  for (; c + kLanes <= channels; c += kLanes) {
+    const Vec v = load(x + c);
+    store(y + c, kActivate ? silu(v * load(scale + c) + load(shift + c)) : v);
+  }
+  const int rest = channels - c;
+  if (rest == 0) return;
+  const Vec v = load_first(x + c, rest);
+  store_first(y + c, kActivate ? silu(v * load_first(scale + c, rest) + load_first(shift + c, rest)) : v, rest);
+}
+
+// Columns [-padding, image_width - padding) of image row `row` of a frame, channels [channel, channel + count).
+template <bool kActivate>
+void copy_row(const Tensor& in, const ConvGrid& g, int frame, int row, int channel, int count, float* y) {
+  const ptrdiff_t left = static_cast<ptrdiff_t>(g.padding) * count;
+  const float* scale = kActivate ? in.pending.scale + frame * in.pending.frame_stride + channel : nullptr;
+  const float* shift = kActivate ? in.pending.shift + frame * in.pending.frame_stride + channel : nullptr;
+  const float* x = in.pixel((static_cast<ptrdiff_t>(frame) * in.height + row) * in.width) + channel;
+  fill_zero(y, left);
+  for (int i = 0; i < in.width; ++i) copy_pixel<kActivate>(x + i * in.pitch, scale, shift, count, y + left + i * count);
+  fill_zero(y + left + static_cast<ptrdiff_t>(in.width) * count, static_cast<ptrdiff_t>(g.image_width - in.width) * count - left);
+}
+
+// Floats of one frame, and of one channel block, of a tile's image.
+GC_INLINE ptrdiff_t image_frame(const ConvGrid& g, int rows) {
+  return static_cast<ptrdiff_t>((rows - 1) * g.stride + g.kernel) * g.image_width * g.channel_block;
+}
+
+GC_INLINE ptrdiff_t image_block(const ConvGrid& g, const ConvWindow& w) { return w.frames * image_frame(g, w.rows); }
+
+// Channels of a block: the last one may be narrower, and its image rows are packed tighter.
+GC_INLINE int block_channels(const ConvGrid& g, int block) {
+  return min_of(g.channel_block, g.channels - block * g.channel_block);
+}
+
+void fill_image(const Tensor& in, const ConvGrid& g, const ConvWindow& w, float* image) {
+  const int rows = (w.rows - 1) * g.stride + g.kernel;
+  for (int block = 0; block < g.blocks; ++block) {
+    const int count = block_channels(g, block), channel = block * g.channel_block;
+    const ptrdiff_t row_floats = static_cast<ptrdiff_t>(g.image_width) * count;
+    for (int f = 0; f < w.frames; ++f) {
+      float* y = image + block * image_block(g, w) + f * image_frame(g, w.rows);
+      for (int r = 0; r < rows; ++r, y += row_floats) {
+        const int row = w.row * g.stride + r - g.padding;
+        if (row < 0 || row >= in.height)
+          fill_zero(y, row_floats);
+        else if (in.pending.scale != nullptr)
+          copy_row<true>(in, g, w.frame + f, row, channel, count, y);
+        else
+          copy_row<false>(in, g, w.frame + f, row, channel, count, y);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gaitcrafter

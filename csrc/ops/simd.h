@@ -1,0 +1,91 @@
+// One vector of floats, written with GCC's vector extension and compiled once per instruction set. Included by the
+// per-ISA objects alone; everything has internal linkage (see GC_INLINE in tensor.h).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ops/tensor.h"
+
+namespace gaitcrafter {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+constexpr int kMaxVectors = 4;  // vectors of one weight panel: 24 accumulators, 4 weights, 1 broadcast of 32 registers
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+constexpr int kMaxVectors = 2;  // 12 accumulators, 2 weights, 1 broadcast of 16 registers
+#else
+constexpr int kLanes = 4;
+constexpr int kMaxVectors = 2;
+#endif
+static_assert(kLanes <= kWidestLanes);
+
+typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
+typedef int32_t VecInt __attribute__((vector_size(kLanes * sizeof(int32_t))));
+
+GC_INLINE Vec load(const float* p) {
+  Vec v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+GC_INLINE void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
+
+// The first n lanes; the others are zero and nothing past p + n is touched.
+GC_INLINE Vec load_first(const float* p, int n) {
+  float lanes[kLanes] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+
+GC_INLINE void store_first(float* p, Vec v, int n) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+GC_INLINE Vec splat(float x) {
+#if defined(__AVX512F__)
+  return Vec{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+#elif defined(__AVX2__)
+  return Vec{x, x, x, x, x, x, x, x};
+#else
+  return Vec{x, x, x, x};
+#endif
+}
+
+GC_INLINE Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
+GC_INLINE Vec minimum(Vec a, Vec b) { return a < b ? a : b; }
+
+GC_INLINE float sum_lanes(Vec v) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  return lanes[0];
+}
+
+// exp by x = n ln2 + r, |r| <= ln2 / 2, and 1 + r + r^2 q(r) with q a minimax polynomial of degree 4 (3.1e-9 relative in
+// exact arithmetic, 9e-8 in fp32). Arguments are clamped to [-87, 88], where the result is a normal number.
+GC_INLINE Vec exp(Vec x) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer and leaves that in the low bits
+  x = maximum(minimum(x, splat(88.0f)), splat(-87.0f));
+  const Vec shifted = x * splat(1.44269504f) + splat(kMagic);
+  const Vec n = shifted - splat(kMagic);
+  Vec r = x - n * splat(0.693145751953125f);  // ln2 in two parts; the product with the first is exact
+  r = r - n * splat(1.4286068203094172e-6f);
+  Vec q = splat(0.001381459877758596f);
+  q = q * r + splat(0.008368716575205326f);
+  q = q * r + splat(0.04166838899254799f);
+  q = q * r + splat(0.1666652113199234f);
+  q = q * r + splat(0.4999999403953552f);
+  const Vec y = q * (r * r) + r + splat(1.0f);
+  return (Vec)((VecInt)y + ((VecInt)shifted << 23));
+}
+
+GC_INLINE Vec silu(Vec x) { return x / (splat(1.0f) + exp(-x)); }
+
+}  // namespace
+}  // namespace gaitcrafter

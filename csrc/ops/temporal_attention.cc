@@ -1,0 +1,27 @@
+#include "ops/temporal_attention.h"
+
+#include "ops/attention_product.h"
+#include "ops/tiling.h"
+
+namespace gaitcrafter {
+namespace {
+
+// A tile is a few neighbouring sites with all their frames; token = site * frames + frame.
+void temporal_attention(const TemporalAttention& args, TileRange tiles, float* scratch) {
+  const Tensor &in = args.in, &out = args.out;
+  const AttentionWeights& w = args.weights;
+  const int frames = in.frames, sites = static_cast<int>(in.sites());
+  const int tile_sites = temporal_attention_sites(in.channels, w.heads, w.dim, frames, sites);
+  for (int tile = tiles.begin; tile < tiles.end; ++tile) {
+    const int first = tile * tile_sites, count = min_of(tile_sites, sites - first);
+    const AttentionTile t = attention_tile(count, frames, in.channels, w, scratch);
+    const auto pixel = [&](int token) { return static_cast<ptrdiff_t>(token % frames) * sites + first + token / frames; };
+    layer_norm_columns(t.tokens(), in.channels, [&](int i) { return in.pixel(pixel(i)); }, t.row, t.x, t.pitch);
+    attend(t, w, args.bias, args.bias_pitch, {args.cos, args.sin, args.rotary_pitch, args.rotary_dim});
+    project_out(t.tokens(), t.o, t.pitch, w.out, nullptr, [&](int i) { return in.pixel(pixel(i)); },
+                [&](int i) { return out.pixel(pixel(i)); });
+  }
+}
+
+}  // namespace
+}  // namespace gaitcrafter
