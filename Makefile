@@ -1,0 +1,44 @@
+# The commands to remember: make demo, make test, make lint, make bench. docs/development.md has the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+BUILD_PACKAGES := g++ make nlohmann-json3-dev python3-dev python3-venv
+TEST_PACKAGES := $(BUILD_PACKAGES) cmake ninja-build libgtest-dev qemu-user binutils
+LINT_PACKAGES := clang-format clang-tidy cmake ninja-build nlohmann-json3-dev libgtest-dev
+DEMO := .venvs/demo
+TEST := .venvs/test
+LINT := .venvs/lint
+
+.PHONY: help demo test test-all lint bench clean
+
+help:  ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo:  ## build, generate clips with the model that ships, and show where they are
+	@tools/system-packages.sh $(BUILD_PACKAGES)
+	@echo "building gaitcrafter-rt (first time: about two minutes)"
+	@tools/venv.sh $(DEMO)
+	@$(DEMO)/bin/gaitcrafter-rt demo demo
+
+test:  ## install what the tests need and run them, C++ and Python
+	@tools/system-packages.sh $(TEST_PACKAGES)
+	@tools/venv.sh $(TEST) train,onnx,video,dev
+	@tools/cpp-tests.sh release
+	@$(TEST)/bin/pytest -q
+
+test-all: test  ## the same, the slow tests too, and the C++ tests under sanitizers and qemu
+	@tools/cpp-tests.sh asan-ubsan
+	@tools/cpp-tests.sh tsan
+	@$(TEST)/bin/pytest -q -m slow
+
+lint:  ## ruff, mypy, clang-format, clang-tidy
+	@tools/system-packages.sh $(LINT_PACKAGES)
+	@tools/lint.sh $(LINT)
+
+bench:  ## benchmarks; docs/development.md says which
+	@tools/venv.sh $(TEST) train,onnx,video,dev
+	@$(TEST)/bin/python benchmarks/forward.py
+
+clean:  ## remove what the commands above made, except demo/
+	rm -rf .venvs build .peers

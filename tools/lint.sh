@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# tools/lint.sh VENV: formatting, lint and types of Python and C++. Changes nothing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=$1
+[ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
+"$venv/bin/pip" install -q --disable-pip-version-check ruff==0.15.0 mypy==1.19.1 numpy pydantic click rich pillow pytest pybind11 2>&1 |
+  grep -v "is ignored: it is neither" || true
+"$venv/bin/ruff" check .
+"$venv/bin/mypy"
+mapfile -t sources < <(git ls-files 'csrc/*.cc' 'csrc/*.h' 'csrc/*.hpp')
+clang-format --dry-run --Werror "${sources[@]}"
+mapfile -t units < <(git ls-files 'csrc/*.cc' | grep -v -e '_test\.cc$' -e '^csrc/python/' -e '^csrc/examples/')
+cmake --preset release -B build/lint -DGAITCRAFTER_PYTHON=OFF -DGAITCRAFTER_DEV_TREE=OFF >/dev/null
+printf '%s\n' "${units[@]}" | xargs -P "$(nproc)" -n 4 clang-tidy -p build/lint --quiet 2>/dev/null
