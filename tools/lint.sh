@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
-"$venv/bin/pip" install -q --disable-pip-version-check ruff==0.15.0 mypy==1.19.1 numpy pydantic click rich pillow pytest pybind11 2>&1 |
+"$venv/bin/pip" install -q --disable-pip-version-check ruff==0.17.6 mypy==2.4.1 numpy pydantic click rich pillow pytest pybind11 2>&1 |
   grep -v "is ignored: it is neither" || true
 "$venv/bin/ruff" check .
 "$venv/bin/mypy"
