@@ -14,6 +14,7 @@ from ..config import UNetConfig
 from ..errors import ModelFormatError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 POSITION_MAX_DISTANCE = 32
@@ -126,12 +127,19 @@ def package_tensors(state: dict[str, Tensor], wanted: dict[str, tuple[int, ...]]
         tensor, expected = state[theirs], base_shape(ours, wanted[ours])
         if tuple(tensor.shape) != expected:
             raise ModelFormatError(f"{theirs} has shape {list(tensor.shape)}; this network's has {list(expected)}")
-        if not tensor.is_floating_point():
-            raise ModelFormatError(f"{theirs} holds {tensor.dtype}; expected floating point")
+        if tensor.dtype not in _float_types():
+            allowed = ", ".join(str(t) for t in _float_types())
+            raise ModelFormatError(f"{theirs} holds {tensor.dtype}; expected floating point ({allowed})")
         if not bool(tensor.isfinite().all()):
             raise ModelFormatError(f"{theirs} holds values that are not finite; this training run has diverged")
         out[ours] = tensor.detach().reshape(wanted[ours])
     return out
+
+
+def _float_types() -> tuple[torch.dtype, ...]:
+    import torch
+
+    return torch.float32, torch.float16, torch.bfloat16, torch.float64
 
 
 def _shape(state: dict[str, Tensor], name: str, rank: int) -> tuple[int, ...]:

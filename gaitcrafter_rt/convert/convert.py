@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ..config import ModelConfig, UNetConfig
-from ..errors import InvalidRequestError, ModelFormatError
+from ..errors import InvalidRequestError
 from ..files import refuse_occupied_folder
 from ..package import write_package
 from .base_network import infer_unet, package_tensors
@@ -145,14 +145,10 @@ def _same(a: dict[str, Tensor], b: dict[str, Tensor], key: str) -> bool:
 
 
 def _storable(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Float types of a package as they are, doubles rounded to float32; own memory for tensors that shared a storage."""
+    """Doubles rounded to float32, other float types as they are; each with memory of its own, as safetensors wants it."""
     import torch
 
-    kept = (torch.float32, torch.float16, torch.bfloat16)
-    bad = next((k for k, t in tensors.items() if t.dtype not in (*kept, torch.float64)), None)
-    if bad is not None:
-        raise ModelFormatError(f"{bad} holds {tensors[bad].dtype}; allowed are float32, float16, bfloat16 and float64")
-    return {k: t.to(t.dtype if t.dtype in kept else torch.float32).clone().contiguous() for k, t in tensors.items()}
+    return {k: (t.float() if t.dtype == torch.float64 else t).clone() for k, t in tensors.items()}
 
 
 def _origin(path: Path, checkpoint: Checkpoint, state: BaseState) -> list[str]:
