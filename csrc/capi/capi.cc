@@ -1,0 +1,211 @@
+// The C interface: every function turns exceptions into a status and a message.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <string>
+
+#include "capi/translate.h"
+#include "noise/normal.h"
+#include "sampler/pack.h"
+
+struct gc_engine {
+  gaitcrafter::Engine engine;
+};
+
+namespace {
+
+using namespace gaitcrafter;
+
+// Fixed size: reporting that memory ran out may not need memory.
+thread_local char last_error[1024] = "";
+
+gc_status fail(Status status, const char* message) noexcept {
+  const size_t n = std::min(std::strlen(message), sizeof last_error - 1);
+  std::memcpy(last_error, message, n);
+  last_error[n] = '\0';
+  return static_cast<gc_status>(status);
+}
+
+template <typename Work>
+gc_status guarded(Work work) noexcept {
+  try {
+    work();
+    return GC_OK;
+  } catch (const Error& e) {
+    return fail(e.status(), e.what());
+  } catch (const std::bad_alloc&) {
+    return fail(Status::kOutOfMemory, "out of memory; ask for fewer clips or threads at a time");
+  } catch (const std::exception& e) {
+    return fail(Status::kInternal, e.what());
+  } catch (...) {
+    return fail(Status::kInternal, "an exception of unknown type reached the C interface");
+  }
+}
+
+[[noreturn]] void refuse(const std::string& message) { throw Error(Status::kInvalidRequest, message); }
+
+template <typename T>
+T& given(T* pointer, const char* name) {
+  if (pointer == nullptr) refuse(std::string(name) + " is NULL");
+  return *pointer;
+}
+
+int checked_axis(int32_t axis) {
+  if (axis < 0 || axis >= kAxes) {
+    refuse("axis is " + std::to_string(axis) + "; allowed are 0 (dataset), 1 (identity), 2 (view) and 3 (covariate)");
+  }
+  return axis;
+}
+
+Isa isa_named(const char* name) {
+  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+    if (isa_name(isa) == name) return isa;
+  }
+  refuse("isa is \"" + std::string(name).substr(0, 64) + "\"; allowed are \"portable\", \"avx2\" and \"avx512\"");
+}
+
+// Both are string literals, so data() ends with a NUL.
+const char* literal(Isa isa) { return isa_name(isa).data(); }
+
+void fill_info(const Engine& engine, gc_info& info) {
+  const ModelConfig& c = engine.config();
+  info.channels = c.unet.channels;
+  info.frames = c.clip.frames;
+  info.height = c.clip.height;
+  info.width = c.clip.width;
+  info.timesteps = c.diffusion.timesteps;
+  info.cond_dim = c.conditioning.cond_dim;
+  for (int a = 0; a < kAxes; ++a) {
+    info.label_count[a] = static_cast<int32_t>(c.labels[a].size());
+    info.label_usable[a] = axis_usable(c, a) ? 1 : 0;
+  }
+  info.guidance_trained = c.conditioning.guidance_trained ? 1 : 0;
+  info.threads = engine.threads();
+  info.clip_floats = engine.clip_floats();
+  info.packed_bytes = engine.packed_bytes();
+  info.flops_per_call = engine.unet().flops();
+  info.sampler = from_sampler(c.sampler);
+  info.name = c.name.c_str();
+  info.model_sha256 = engine.package().sha256().c_str();
+  info.device = "cpu";
+  info.precision = "fp32";
+  info.isa = literal(engine.unet().isa());
+  info.training_data = c.training_data.c_str();
+  info.training_data_terms = c.training_data_terms.c_str();
+  info.identities = c.identities.c_str();
+  info.command = c.command.c_str();
+  info.notes = c.notes.c_str();
+}
+
+}  // namespace
+
+extern "C" {
+
+gc_status gc_engine_open(const char* path, const gc_options* options, gc_engine** engine) {
+  return guarded([&] {
+    given(engine, "engine") = nullptr;
+    *engine = new gc_engine{Engine(std::string(&given(path, "path")), to_options(options))};
+  });
+}
+
+void gc_engine_close(gc_engine* engine) { delete engine; }
+
+gc_status gc_engine_info(const gc_engine* engine, gc_info* info) {
+  return guarded([&] {
+    const Engine& e = given(engine, "engine").engine;
+    checked(info, "gc_info");
+    fill_info(e, *info);
+  });
+}
+
+gc_status gc_engine_label(const gc_engine* engine, int32_t axis, int32_t index, const char** text, size_t* length) {
+  return guarded([&] {
+    const ModelConfig& c = given(engine, "engine").engine.config();
+    const auto& labels = c.labels[checked_axis(axis)];
+    if (index < 0 || static_cast<size_t>(index) >= labels.size()) {
+      refuse(std::string(kAxisNames[axis]) + " index " + std::to_string(index) + " is not one of this model's " +
+             vocabulary_text(c, axis));
+    }
+    given(text, "text") = labels[static_cast<size_t>(index)].c_str();
+    given(length, "length") = labels[static_cast<size_t>(index)].size();
+  });
+}
+
+gc_status gc_engine_find_label(const gc_engine* engine, int32_t axis, const char* text, size_t length, int32_t* index) {
+  return guarded([&] {
+    const ModelConfig& c = given(engine, "engine").engine.config();
+    given(index, "index") = find_label(c, checked_axis(axis), {&given(text, "text"), length});
+  });
+}
+
+gc_status gc_generate(gc_engine* engine, const gc_request* request, const gc_output* output) {
+  return guarded([&] {
+    Engine& e = given(engine, "engine").engine;
+    e.generate(to_request(checked(request, "gc_request"), e.config()), to_output(checked(output, "gc_output")));
+  });
+}
+
+gc_status gc_unet_forward(const gc_engine* engine, uint64_t count, const float* x, const int32_t* timesteps,
+                          const gc_conditions* conditions, float* out) {
+  return guarded([&] {
+    given(engine, "engine").engine.forward(count, &given(x, "x"), &given(timesteps, "timesteps"),
+                                           to_conditions(conditions), &given(out, "out"));
+  });
+}
+
+gc_status gc_sampler_table(const gc_engine* engine, const gc_sampler* sampler, gc_sampler_row* rows, size_t capacity,
+                           size_t* count) {
+  return guarded([&] {
+    const ModelConfig& c = given(engine, "engine").engine.config();
+    const SamplerTable table = compile_table(to_sampler(sampler, c).settings, c.diffusion);
+    given(count, "count") = table.rows.size();
+    for (size_t i = 0; i < std::min(capacity, table.rows.size()); ++i) {
+      const SamplerRow& r = table.rows[i];
+      (&given(rows, "rows"))[i] = {r.t, r.stream, r.a_x, r.a_out, r.c_x, r.c_x0, r.c_prev1, r.c_prev2, r.c_raw, r.c_noise};
+    }
+  });
+}
+
+gc_status gc_noise_fill(uint64_t seed, uint64_t clip, uint32_t stream, float* out, size_t n) {
+  return guarded([&] {
+    if (n > size_t{1} << 34) refuse("n is " + std::to_string(n) + "; a stream has 2^34 elements");
+    if (n > 0) fill_normal(seed, clip, stream, &given(out, "out"), n);
+  });
+}
+
+gc_status gc_pack(const float* x, size_t pixels, float threshold, uint8_t* packed) {
+  return guarded([&] {
+    check_threshold(threshold);
+    if (pixels == 0) return;
+    const float* values = &given(x, "x");
+    if (!std::all_of(values, values + pixels, [](float v) { return std::isfinite(v); })) refuse("x holds a value that is not finite");
+    pack_clip(values, pixels, threshold, &given(packed, "packed"));
+  });
+}
+
+gc_status gc_unpack(const uint8_t* packed, size_t pixels, uint8_t* mask) {
+  return guarded([&] {
+    if (pixels > 0) unpack_clip(&given(packed, "packed"), pixels, &given(mask, "mask"));
+  });
+}
+
+gc_status gc_config_check(const char* text, size_t length, const char* source) {
+  return guarded([&] { parse_config({&given(text, "text"), length}, source == nullptr ? "config.json" : source); });
+}
+
+const char* gc_last_error_message(void) { return last_error; }
+
+const char* gc_version(void) { return GAITCRAFTER_VERSION; }
+
+uint32_t gc_abi_version(void) { return GC_ABI_VERSION; }
+
+gc_status gc_isa(const char** name) {
+  return guarded([&] { given(name, "name") = literal(choose_isa()); });
+}
+
+gc_status gc_isa_supported(const char* name, int* supported) {
+  return guarded([&] { given(supported, "supported") = isa_supported(isa_named(&given(name, "name"))) ? 1 : 0; });
+}
+
+}  // extern "C"

@@ -1,0 +1,50 @@
+// U-Net plus conditions and guidance: a noisy clip to the guided model output.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <memory>
+
+#include "unet/unet.h"
+
+namespace gaitcrafter {
+
+struct Guidance {
+  double scale = 1.0;
+  // Axes that are null in the lane that guidance moves away from.
+  std::array<bool, kAxes> null_axes = {true, true, true, true};
+};
+
+// Immutable and shared by threads; what a clip needs lies in `state` and `workspace`, which the caller owns.
+class Denoiser {
+ public:
+  // Throws kInvalidRequest if the scale is not 1 and the model was not trained for guidance.
+  Denoiser(std::shared_ptr<const UNet> unet, const Guidance& guidance);
+
+  size_t clip_floats() const { return clip_floats_; }
+  size_t state_floats() const;     // of one clip, both lanes
+  size_t workspace_bytes() const;  // one thread's scratch, to be 64-byte aligned
+  double flops() const;            // of one eval
+  const UNet& unet() const { return *unet_; }
+
+  // Throws kInvalidRequest if some but not all axes are to be null and the clip has a raw vector, which cannot be split.
+  void check(const ClipConditions& conditions) const;
+
+  // Checked conditions of one clip to `state`. Labels of a model with cond_dim become its vector here.
+  void prepare(const ClipConditions& conditions, float* state, std::byte* workspace) const;
+
+  // out = null + (cond - null) * scale, in fp32 and in that order; one network call if scale is 0 or 1.
+  void eval(const float* x, const TimeTables& time, int step, const float* state, float* out, std::byte* workspace) const;
+
+ private:
+  bool uses_cond() const { return guidance_.scale != 0.0; }
+  bool uses_null() const { return guidance_.scale != 1.0; }
+  void prepare_lane(const ClipConditions& conditions, float* state, float* vector) const;
+  float* scratch(std::byte* workspace) const;
+
+  std::shared_ptr<const UNet> unet_;
+  Guidance guidance_;
+  size_t clip_floats_ = 0;
+};
+
+}  // namespace gaitcrafter

@@ -1,0 +1,46 @@
+// The CPU as a sampler backend: one lane, which is one clip at a time in memory taken once.
+#pragma once
+
+#include <cstddef>
+#include <cstdlib>
+#include <memory>
+#include <optional>
+
+#include "denoiser/denoiser.h"
+#include "sampler/backend.h"
+#include "sampler/clip_sampler.h"
+
+namespace gaitcrafter {
+
+class CpuBackend final : public Backend {
+ public:
+  static size_t lane_bytes(const Denoiser& denoiser, const SamplerTable& table);
+
+  // All three outlive the backend. Throws std::bad_alloc; nothing is allocated afterwards.
+  CpuBackend(const Denoiser& denoiser, const SamplerTable& table, const TimeTables& time);
+
+  // `table` must be the constructor's; one clip.
+  void prepare(const SamplerTable& table, const BatchView& batch) override;
+  void eval(int row) override;
+  void step(int row) override;
+  size_t finish(float threshold, uint8_t* packed) override;
+
+  // x_T after prepare, x_0 after the last step; clip_floats values.
+  float* x() { return sampler_->x(); }
+
+ private:
+  struct Free {
+    void operator()(std::byte* p) const noexcept { std::free(p); }
+  };
+
+  const Denoiser& denoiser_;
+  const SamplerTable& table_;
+  const TimeTables& time_;
+  std::unique_ptr<std::byte, Free> memory_;
+  std::optional<ClipSampler> sampler_;
+  float *state_ = nullptr, *out_ = nullptr;
+  std::byte* scratch_ = nullptr;
+  size_t not_finite_ = 0;
+};
+
+}  // namespace gaitcrafter

@@ -1,0 +1,208 @@
+#include "engine/engine.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+
+#include "core/error.h"
+#include "engine/cpu_backend.h"
+#include "sampler/pack.h"
+
+namespace gaitcrafter {
+
+namespace {
+
+[[noreturn]] void refuse(const std::string& message) { throw Error(Status::kInvalidRequest, message); }
+
+Isa isa_from(const std::string& name) {
+  if (name.empty()) return choose_isa();
+  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+    if (isa_name(isa) != name) continue;
+    if (isa_supported(isa)) return isa;
+    throw Error(Status::kCapability, "isa \"" + name + "\" is not supported by this processor; the default here is \"" +
+                                         std::string(isa_name(choose_isa())) + "\"");
+  }
+  refuse("isa is \"" + name + "\"; allowed are \"portable\", \"avx2\" and \"avx512\"");
+}
+
+void check_options(const EngineOptions& o) {
+  if (o.device != "cpu") {
+    throw Error(Status::kCapability, "device \"" + o.device + "\" is not in this build of the native engine; use \"cpu\"");
+  }
+  if (o.precision != "auto" && o.precision != "fp32") {
+    throw Error(Status::kCapability,
+                "precision \"" + o.precision + "\" is not in this build; the CPU engine runs \"fp32\" (or \"auto\")");
+  }
+  if (o.threads < 0 || o.threads > kMaxThreads) {
+    refuse("threads is " + std::to_string(o.threads) + "; allowed are 1 to " + std::to_string(kMaxThreads) +
+           ", or 0 for one per processor");
+  }
+}
+
+std::string mebibytes(uint64_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB"; }
+
+}  // namespace
+
+// What the threads of one generate call share.
+struct Engine::Run {
+  const GenerateRequest& request;
+  const GenerateOutput& output;
+  const SamplerTable& table;
+  std::span<const ClipConditions> conditions;
+  std::vector<std::unique_ptr<CpuBackend>> lanes;
+  std::atomic<uint64_t> next{0}, steps_done{0}, clips_done{0};
+  std::atomic<bool> stop{false};
+};
+
+Engine::Engine(const std::string& path, const EngineOptions& options) : owner_(::getpid()) {
+  check_options(options);
+  const Isa isa = isa_from(options.isa);
+  package_ = ModelPackage::open(path);
+  const ModelConfig& c = package_->config();
+  clip_floats_ = size_t(c.unet.channels) * size_t(c.clip.frames) * size_t(c.clip.height) * size_t(c.clip.width);
+  unet_ = UNet::create(package_, isa);
+  const int threads = options.threads > 0 ? options.threads : std::min(available_processors(), kMaxThreads);
+  pool_ = std::make_unique<Pool>(threads);
+}
+
+size_t Engine::packed_bytes() const { return gaitcrafter::packed_bytes(clip_floats_); }
+
+void Engine::check(const GenerateRequest& request, const GenerateOutput& output) const {
+  if (owner_ != ::getpid()) {
+    refuse("this engine was opened before the process forked and its threads stayed behind; open it in the new process");
+  }
+  if (request.count < 1 || request.count > kMaxClips) {
+    refuse("count is " + std::to_string(request.count) + "; a request takes 1 to " + std::to_string(kMaxClips) + " clips");
+  }
+  if (request.clip_indices == nullptr && request.start > UINT64_MAX - (request.count - 1)) {
+    refuse("start " + std::to_string(request.start) + " plus " + std::to_string(request.count) +
+           " clips exceeds the largest clip index");
+  }
+  if (!(request.threshold > 0.0f && request.threshold < 1.0f)) {
+    refuse("threshold is " + std::to_string(request.threshold) + "; it must be above 0 and below 1");
+  }
+  const uint64_t packed = request.count * packed_bytes(), floats = request.count * clip_floats_;
+  if (output.packed.data() == nullptr || output.packed.size() != packed) {
+    refuse("the packed buffer has " + std::to_string(output.packed.size()) + " bytes; " + std::to_string(request.count) +
+           " clips need exactly " + std::to_string(packed));
+  }
+  if (!output.x0.empty() && (output.x0.data() == nullptr || output.x0.size() != floats)) {
+    refuse("the x0 buffer has " + std::to_string(output.x0.size()) + " floats; " + std::to_string(request.count) +
+           " clips need exactly " + std::to_string(floats));
+  }
+  if (request.initial_noise != nullptr) {
+    const float* z = request.initial_noise;
+    if (!std::all_of(z, z + floats, [](float v) { return std::isfinite(v); })) {
+      refuse("initial_noise holds a value that is not finite");
+    }
+  }
+}
+
+void Engine::work(Run& run, int worker) const {
+  CpuBackend& lane = *run.lanes[static_cast<size_t>(worker)];
+  const GenerateRequest& request = run.request;
+  try {
+    while (!run.stop.load(std::memory_order_relaxed)) {
+      const uint64_t i = run.next.fetch_add(1, std::memory_order_relaxed);
+      if (i >= request.count) return;
+      const uint64_t clip = request.clip_indices != nullptr ? request.clip_indices[i] : request.start + i;
+      lane.prepare(run.table, BatchView{1, &request.seed, &clip, &run.conditions[i]});
+      if (request.initial_noise != nullptr) {
+        std::memcpy(lane.x(), request.initial_noise + i * clip_floats_, clip_floats_ * sizeof(float));
+      }
+      for (int row = 0; row < run.table.size(); ++row) {
+        if (run.stop.load(std::memory_order_relaxed)) return;
+        lane.eval(row);
+        lane.step(row);
+        run.steps_done.fetch_add(1, std::memory_order_relaxed);
+      }
+      const size_t bad = lane.finish(request.threshold, run.output.packed.data() + i * packed_bytes());
+      if (bad > 0) {
+        throw Error(Status::kInternal, "clip " + std::to_string(clip) + ": " + std::to_string(bad) +
+                                           " values of the network were not finite; the weights or the condition "
+                                           "weights are far outside what the model was trained on");
+      }
+      if (!run.output.x0.empty()) {
+        std::memcpy(run.output.x0.data() + i * clip_floats_, lane.x(), clip_floats_ * sizeof(float));
+      }
+      run.clips_done.fetch_add(1, std::memory_order_relaxed);
+    }
+  } catch (...) {
+    run.stop.store(true, std::memory_order_relaxed);  // the other threads need not finish what is lost
+    throw;
+  }
+}
+
+void Engine::generate(const GenerateRequest& request, const GenerateOutput& output) {
+  check(request, output);
+  const SamplerTable table = compile_table(request.sampler, config().diffusion);
+  const Denoiser denoiser(unet_, {request.sampler.guidance, request.null_axes});
+  const ConditionBatch conditions(config(), request.count, request.conditions);
+  for (const ClipConditions& clip : conditions.clips()) denoiser.check(clip);
+  const std::lock_guard one_at_a_time(running_);
+  const auto time = unet_->prepare_time(table.timesteps());
+
+  Run run{request, output, table, conditions.clips(), {}};
+  const int workers = static_cast<int>(std::min<uint64_t>(request.count, static_cast<uint64_t>(pool_->size())));
+  try {
+    for (int i = 0; i < workers; ++i) run.lanes.push_back(std::make_unique<CpuBackend>(denoiser, table, *time));
+  } catch (const std::bad_alloc&) {
+    const size_t lane = CpuBackend::lane_bytes(denoiser, table);
+    throw Error(Status::kOutOfMemory, "generating needs " + mebibytes(lane) + " per thread and " +
+                                          mebibytes(lane * static_cast<size_t>(workers)) + " for " +
+                                          std::to_string(workers) + " threads, which is not free; use fewer threads");
+  }
+
+  const auto report = [&] {
+    if (!request.keep_going) return;
+    const Progress now{run.steps_done.load(), request.count * static_cast<uint64_t>(table.size()), run.clips_done.load(),
+                       request.count};
+    bool go = false;
+    try {
+      go = request.keep_going(now);
+    } catch (...) {
+      run.stop.store(true);
+      throw;
+    }
+    if (!go) {
+      run.stop.store(true);
+      throw Error(Status::kCancelled, "cancelled by the progress callback after " + std::to_string(now.steps_done) + " of " +
+                                          std::to_string(now.steps_total) + " steps; no clip of this call was kept");
+    }
+  };
+  report();
+  pool_->run(workers, [&](int worker) { work(run, worker); }, report);
+  report();
+}
+
+void Engine::forward(uint64_t count, const float* x, const int32_t* timesteps, const ConditionRequest& request,
+                     float* out) const {
+  if (count < 1 || count > kMaxClips) {
+    refuse("count is " + std::to_string(count) + "; a call takes 1 to " + std::to_string(kMaxClips) + " clips");
+  }
+  const int limit = config().diffusion.timesteps;
+  for (uint64_t i = 0; i < count; ++i) {
+    if (timesteps[i] < 0 || timesteps[i] >= limit) {
+      refuse("timestep " + std::to_string(timesteps[i]) + " is outside 0.." + std::to_string(limit - 1));
+    }
+  }
+  const ConditionBatch conditions(config(), count, request);
+  const Denoiser denoiser(unet_, Guidance{});
+  struct Free {
+    void operator()(std::byte* p) const noexcept { std::free(p); }
+  };
+  const size_t bytes = (denoiser.workspace_bytes() + 63) / 64 * 64;
+  const std::unique_ptr<std::byte, Free> workspace(static_cast<std::byte*>(std::aligned_alloc(64, bytes)));
+  if (!workspace) throw Error(Status::kOutOfMemory, "one network call needs " + mebibytes(bytes) + ", which is not free");
+  std::vector<float> state(denoiser.state_floats());
+  for (uint64_t i = 0; i < count; ++i) {
+    const auto time = unet_->prepare_time({timesteps + i, 1});
+    denoiser.prepare(conditions.clips()[i], state.data(), workspace.get());
+    denoiser.eval(x + i * clip_floats_, *time, 0, state.data(), out + i * clip_floats_, workspace.get());
+  }
+}
+
+}  // namespace gaitcrafter

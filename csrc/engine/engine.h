@@ -1,0 +1,83 @@
+// One model on the CPU: conditions in, packed clips out, spread over a pool of threads.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "denoiser/conditions.h"
+#include "denoiser/denoiser.h"
+#include "engine/pool.h"
+#include "model/package.h"
+#include "sampler/table.h"
+
+namespace gaitcrafter {
+
+inline constexpr int kMaxThreads = 256;
+inline constexpr uint64_t kMaxClips = 1 << 20;
+
+struct EngineOptions {
+  std::string device = "cpu", precision = "auto";
+  std::string isa;  // empty: choose_isa()
+  int threads = 0;  // 0: available_processors()
+};
+
+struct Progress {
+  uint64_t steps_done = 0, steps_total = 0, clips_done = 0, clips_total = 0;
+};
+
+struct GenerateRequest {
+  uint64_t seed = 0, start = 0, count = 1;
+  const uint64_t* clip_indices = nullptr;  // count values, or nullptr for start, start + 1, ...
+  ConditionRequest conditions;
+  SamplerSettings sampler;
+  std::array<bool, kAxes> null_axes = {true, true, true, true};
+  float threshold = 0.5f;
+  const float* initial_noise = nullptr;             // count x clip_floats, in place of stream 0
+  std::function<bool(const Progress&)> keep_going;  // on the calling thread; false cancels
+};
+
+struct GenerateOutput {
+  std::span<uint8_t> packed;  // count x packed_bytes
+  std::span<float> x0;        // count x clip_floats, or empty
+};
+
+class Engine {
+ public:
+  // Throws kModelFormat, kUnsupportedVersion, kCapability, kInvalidRequest, kOutOfMemory.
+  Engine(const std::string& path, const EngineOptions& options);
+
+  const ModelPackage& package() const { return *package_; }
+  const ModelConfig& config() const { return package_->config(); }
+  const UNet& unet() const { return *unet_; }
+  int threads() const { return pool_->size(); }
+  size_t clip_floats() const { return clip_floats_; }
+  size_t packed_bytes() const;  // of one clip
+
+  // Checks everything, then allocates, then runs. One call at a time; another thread's call waits.
+  // Throws kInvalidRequest, kCancelled, kOutOfMemory, kInternal.
+  void generate(const GenerateRequest& request, const GenerateOutput& output);
+
+  // One network call per clip, on the calling thread.
+  void forward(uint64_t count, const float* x, const int32_t* timesteps, const ConditionRequest& conditions,
+               float* out) const;
+
+ private:
+  struct Run;
+  void check(const GenerateRequest& request, const GenerateOutput& output) const;
+  void work(Run& run, int worker) const;
+
+  std::shared_ptr<const ModelPackage> package_;
+  std::shared_ptr<const UNet> unet_;
+  std::unique_ptr<Pool> pool_;
+  size_t clip_floats_ = 0;
+  long owner_ = 0;  // process that started the pool's threads; they do not survive a fork
+  std::mutex running_;
+};
+
+}  // namespace gaitcrafter
