@@ -128,13 +128,27 @@ def _build(settings: TrainSettings, config: ModelConfig) -> Run:
         raise CapabilityError("device 'cuda' was asked for but torch sees no GPU; use --device cpu")
     torch.manual_seed(settings.seed)
     model = UNet3D(config).to(device, memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay
-    )
+    optimiser = torch.optim.AdamW(_groups(model, settings), lr=settings.lr, betas=(0.9, 0.99))
     d = config.diffusion
     return Run(
         settings, config, model, Ema(model, settings.ema), optimiser, NoiseSchedule(d.schedule, d.timesteps, device), device
     )
+
+
+def _groups(model: UNet3D, settings: TrainSettings) -> list[dict[str, Any]]:
+    """Weight decay for matrices only; a higher rate for label tables, whose rows see one clip in as many as there are labels."""
+    tables, matrices, vectors = [], [], []
+    for name, p in model.named_parameters():
+        if ".tables." in name or name.endswith(".embedding"):
+            tables.append(p)
+        else:
+            (matrices if p.ndim > 1 else vectors).append(p)
+    lr = settings.lr
+    return [
+        {"params": tables, "base_lr": lr * settings.table_lr, "lr": lr, "weight_decay": 0.0},
+        {"params": matrices, "base_lr": lr, "lr": lr, "weight_decay": settings.weight_decay},
+        {"params": vectors, "base_lr": lr, "lr": lr, "weight_decay": 0.0},
+    ]
 
 
 def _steps(run: Run, batches: Batches, progress: Progress | None, stop: _Stop, out: Path) -> None:
@@ -144,7 +158,7 @@ def _steps(run: Run, batches: Batches, progress: Progress | None, stop: _Stop, o
     clock = time.process_time()
     while not _done(run) and not stop.asked:
         for group in run.optimiser.param_groups:
-            group["lr"] = settings.lr * _rate(run)
+            group["lr"] = group["base_lr"] * _rate(run)
         loss, error = _step(run, batches.at(run.step).to(run.device), bf16)
         run.step += 1
         run.ema.update(run.step)

@@ -44,6 +44,7 @@ class TrainSettings(BaseModel):
     hours: Annotated[float, Field(gt=0)] | None = None  # of CPU time; the learning rate then follows the clock
     batch: Annotated[int, Field(ge=1, le=4096)] = 8
     lr: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    table_lr: Annotated[float, Field(gt=0, le=100)] = 5.0  # times lr, for the label tables
     warmup: Annotated[int, Field(ge=0)] = 100
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
