@@ -135,9 +135,7 @@ def dpmpp_2m_sample(
     return x
 
 
-def sample(
-    denoise: Denoise, x_T: Array, settings: SamplerDefaults, diffusion: Diffusion, noise: Noise
-) -> Array:
+def sample(denoise: Denoise, x_T: Array, settings: SamplerDefaults, diffusion: Diffusion, noise: Noise) -> Array:
     """The sampler that ``settings`` names; raises InvalidRequestError as schedule.py does."""
     abar = alphas_cumprod(diffusion.schedule, diffusion.timesteps)
     timesteps = spaced_timesteps(settings.kind, settings.spacing, settings.steps, diffusion.timesteps)

@@ -22,7 +22,8 @@ def betas(schedule: ScheduleName, timesteps: int) -> NDArray[np.float64]:
     """Variance added at each timestep, float64 (timesteps,), each in (0, 1).
 
     ``cosine``: Nichol and Dhariwal 2021 equation 17, offset 0.008, capped at 0.9999. ``linear``: Ho et al. 2020, 1e-4 to
-    0.02 at 1000 timesteps, scaled by 1000 / timesteps. Both as in the base network. Raises InvalidRequestError for
+    0.02 at 1000 timesteps, scaled by 1000 / timesteps. The base network has the first, its sister for images
+    (denoising-diffusion-pytorch) both, with the same numbers. Raises InvalidRequestError for
     timesteps below 1, and for a linear schedule so short that a beta reaches 1.
     """
     if timesteps < 1:
@@ -59,9 +60,7 @@ def spaced_timesteps(kind: Kind, spacing: Spacing, steps: int, train_timesteps: 
     outside 1..train_timesteps, and for a spacing that repeats a timestep or begins at 0.
     """
     if not 1 <= steps <= train_timesteps:
-        raise InvalidRequestError(
-            f"steps is {steps}; this model allows 1 to {train_timesteps}, its training timesteps"
-        )
+        raise InvalidRequestError(f"steps is {steps}; this model allows 1 to {train_timesteps}, its training timesteps")
     drop_zero = kind == "dpmpp_2m"
     points = steps + 1 if drop_zero else steps
     if spacing == "trailing":

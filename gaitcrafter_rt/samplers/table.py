@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from ..config import Diffusion, SamplerDefaults
 from ..errors import InvalidRequestError
 from .schedule import alphas_cumprod, spaced_timesteps
+from .thresholds import threshold
 
 
 @dataclass
@@ -58,6 +61,32 @@ def compile_rows(settings: SamplerDefaults, diffusion: Diffusion) -> list[Row]:
             _dpmpp_2m(row, bars[i], bars[i + 1], bars[i - 1] if i else None)
         rows.append(row)
     return rows
+
+
+def run_rows(
+    rows: list[Row],
+    denoise: Callable[[NDArray[Any], int], NDArray[Any]],
+    x_T: NDArray[Any],
+    noise: Callable[[int], NDArray[Any]],
+    settings: SamplerDefaults,
+) -> NDArray[Any]:
+    """x_0 by the rows, with coefficients and sums in the dtype of ``x_T`` and in the order of the engine.
+
+    With float32 this is the engine's loop bit for bit. ``denoise`` and ``noise`` as in reference.py.
+    """
+    dtype = x_T.dtype.type
+    x, earlier = x_T, [x_T, x_T]
+    for row in rows:
+        raw = dtype(row.a_x) * x + dtype(row.a_out) * denoise(x, row.t)
+        x0 = threshold(raw, settings.thresholding, settings.dynamic_percentile)
+        total = dtype(row.c_x) * x + dtype(row.c_x0) * x0
+        for c, term in ((row.c_prev1, earlier[0]), (row.c_prev2, earlier[1]), (row.c_raw, raw)):
+            if c != 0:
+                total = total + dtype(c) * term
+        if row.c_noise != 0:
+            total = total + dtype(row.c_noise) * noise(row.t)
+        x, earlier = total, [x0, earlier[0]]
+    return x
 
 
 def coefficients(rows: list[Row]) -> NDArray[np.float64]:

@@ -23,8 +23,22 @@ def threshold(x0: NDArray[Any], kind: Thresholding, percentile: float = 0.9) -> 
         return x0
     if kind == "clip":
         return x0.clip(-1, 1)
-    s = max(float(np.quantile(np.abs(x0), percentile)), 1.0)
+    s = dynamic_limit(x0, percentile)
     return x0.clip(-s, s) / s
+
+
+def dynamic_limit(x0: NDArray[Any], percentile: float) -> Any:
+    """The quantile of |x0| that dynamic thresholding divides by, at least 1, a scalar of x0's dtype.
+
+    Between two neighbours it runs ``a + fraction * (b - a)`` in that dtype, as the engine does.
+    """
+    magnitudes = np.abs(x0).reshape(-1)
+    rank = percentile * (magnitudes.size - 1)
+    lower = int(rank)
+    upper = min(lower + 1, magnitudes.size - 1)
+    a, b = np.partition(magnitudes, (lower, upper))[[lower, upper]]
+    s = a + x0.dtype.type(rank - lower) * (b - a)
+    return x0.dtype.type(1) if s < 1 else s
 
 
 def check_threshold(value: float) -> float:
