@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..clips import ClipBatch
 from ..errors import InvalidRequestError, MissingExtraError, OutputError
-from ..files import PathLike, new_file
+from ..files import PathLike, new_file, refuse_existing_file
 from .canvas import FAINT, MARGIN, blank, checked, enlarge, fit, write
 
 MAX_CLIPS = 64
@@ -73,6 +73,7 @@ def save_animation(
     batch: ClipBatch, path: PathLike, kind: Literal["gif", "webp"], *, scale: int = 3, fps: float = 25, columns: int | None = None
 ) -> Path:
     """Write an animated GIF or WebP. Raises OutputError if ``path`` exists or cannot be written."""
+    refuse_existing_file(path)
     data = animation_bytes(batch, kind, scale=scale, fps=fps, columns=columns)
     with new_file(path) as f:
         f.write(data)
@@ -90,6 +91,7 @@ def save_mp4(
     if not 1 <= fps <= 120:
         raise InvalidRequestError(f"fps must lie in 1..120, got {fps!r}")
     loops = checked("loops", loops, 1, 1000)
+    refuse_existing_file(path)
     pictures = [_even(np.asarray(p)) for p in draw_frames(batch, scale=scale, columns=columns)]
     height, width = pictures[0].shape
     with new_file(path) as f, tempfile.TemporaryDirectory() as scratch:

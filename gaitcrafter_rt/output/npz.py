@@ -51,7 +51,7 @@ def load_npz(path: PathLike) -> ClipBatch:
             size = sum(i.file_size for i in entries.values())
             if size > max(_SMALL, _RATIO * Path(path).stat().st_size):
                 raise DataFormatError(f"{path}: unpacks to {size} bytes, over {_RATIO} times its size; refused as a zip bomb")
-            arrays = {name: _member(archive, entries[f"{name}.npy"]) for name in _NAMES}
+            arrays = {name: _member(f"{path}: {name}.npy", archive, entries[f"{name}.npy"]) for name in _NAMES}
     except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error) as e:
         if isinstance(e, DataFormatError):
             raise
@@ -64,20 +64,20 @@ def load_npz(path: PathLike) -> ClipBatch:
         raise DataFormatError(f"{path}: {e}") from e
 
 
-def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+def _member(source: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(entry) as f:
         try:
             version = np.lib.format.read_magic(f)
             read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
             shape, fortran, dtype = read(f)
         except (ValueError, KeyError) as e:
-            raise DataFormatError(f"{entry.filename}: not an array: {e}") from e
+            raise DataFormatError(f"{source}: not an array: {e}") from e
         # The header may promise anything; what it promises must be what the archive says is there, before memory is taken.
         size = dtype.itemsize
         for n in shape:
             size *= n
         if dtype.hasobject or fortran or size != entry.file_size - f.tell():
-            raise DataFormatError(f"{entry.filename}: {dtype} {shape} does not fit its {entry.file_size} bytes")
+            raise DataFormatError(f"{source}: {dtype} {shape} does not fit its {entry.file_size} bytes")
         return np.frombuffer(f.read(), dtype).reshape(shape)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..clips import ClipBatch, blend_text, condition_text
 from ..errors import InvalidRequestError
-from ..files import PathLike, new_file
+from ..files import PathLike, new_file, refuse_existing_file
 from .canvas import FAINT, INK, MARGIN, blank, checked, enlarge, fit, text_width, write
 
 _GAP = 2
@@ -58,6 +58,7 @@ def sheet_png(batch: ClipBatch, *, frames: int = 10, scale: int = 2) -> bytes:
 
 def save_sheet(batch: ClipBatch, path: PathLike, *, frames: int = 10, scale: int = 2) -> Path:
     """Write the sheet as PNG. Raises OutputError if ``path`` exists or cannot be written."""
+    refuse_existing_file(path)
     data = sheet_png(batch, frames=frames, scale=scale)
     with new_file(path) as f:
         f.write(data)
