@@ -8,6 +8,7 @@ import numpy as np
 
 from ..config import Diffusion
 from ..errors import InvalidRequestError, ModelFormatError
+from ..samplers.schedule import ScheduleName, betas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,20 +17,7 @@ if TYPE_CHECKING:
 MAX_TIMESTEPS = 100_000
 
 
-def cosine_betas(timesteps: int) -> NDArray[np.float64]:
-    """Nichol and Dhariwal 2021, equation 17, capped at 0.9999 as in the base network."""
-    x = np.linspace(0, timesteps, timesteps + 1)
-    bar = np.cos((x / timesteps + 0.008) / 1.008 * np.pi * 0.5) ** 2
-    return np.clip(1 - bar[1:] / bar[:-1], 0, 0.9999)
-
-
-def linear_betas(timesteps: int) -> NDArray[np.float64]:
-    """Ho et al. 2020: 1e-4 to 0.02 at 1000 timesteps, scaled so that fewer timesteps destroy as much."""
-    scale = 1000 / timesteps
-    return np.linspace(scale * 1e-4, scale * 0.02, timesteps)
-
-
-SCHEDULES = {"cosine": cosine_betas, "linear": linear_betas}
+SCHEDULES: tuple[ScheduleName, ...] = ("cosine", "linear")
 
 
 def infer_schedule(buffers: dict[str, Tensor], timesteps: int | None, schedule: str | None) -> tuple[str, int, list[str]]:
@@ -50,15 +38,22 @@ def infer_schedule(buffers: dict[str, Tensor], timesteps: int | None, schedule: 
     shape = tuple(buffers["betas"].shape)
     if len(shape) != 1 or not 1 <= shape[0] <= MAX_TIMESTEPS:
         raise ModelFormatError(f"betas has shape {list(shape)}; expected one dimension of 1 to {MAX_TIMESTEPS}")
-    betas = buffers["betas"].double().numpy()
+    held = buffers["betas"].double().numpy()
     if timesteps not in (None, shape[0]):
         raise InvalidRequestError(f"timesteps is {timesteps}, but the checkpoint was trained with {shape[0]}; leave it out")
-    found = next((k for k, make in SCHEDULES.items() if np.allclose(betas, make(shape[0]), rtol=1e-5, atol=1e-9)), None)
+    found = next((k for k in SCHEDULES if _agrees(held, k)), None)
     if found is None:
         raise ModelFormatError(
-            f"betas runs from {betas[0]:.4g} to {betas[-1]:.4g} over {shape[0]} timesteps, which is neither the cosine nor "
+            f"betas runs from {held[0]:.4g} to {held[-1]:.4g} over {shape[0]} timesteps, which is neither the cosine nor "
             "the linear schedule; no package can hold another one"
         )
     if schedule not in (None, found):
         raise InvalidRequestError(f"schedule is {schedule!r}, but the checkpoint's betas are {found}; leave it out")
     return found, shape[0], []
+
+
+def _agrees(held: NDArray[np.float64], schedule: ScheduleName) -> bool:
+    try:
+        return np.allclose(held, betas(schedule, len(held)), rtol=1e-5, atol=1e-9)
+    except InvalidRequestError:  # too short for a linear schedule
+        return False
