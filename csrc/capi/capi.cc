@@ -85,7 +85,7 @@ void fill_info(const Engine& engine, gc_info& info) {
   info.clip_floats = engine.clip_floats();
   info.packed_bytes = engine.packed_bytes();
   info.flops_per_call = engine.unet().flops();
-  info.sampler = from_sampler(c.sampler);
+  info.sampler = from_sampler(to_sampler(nullptr, c));
   info.name = c.name.c_str();
   info.model_sha256 = engine.package().sha256().c_str();
   info.device = "cpu";
@@ -164,6 +164,16 @@ gc_status gc_sampler_table(const gc_engine* engine, const gc_sampler* sampler, g
       const SamplerRow& r = table.rows[i];
       (&given(rows, "rows"))[i] = {r.t, r.stream, r.a_x, r.a_out, r.c_x, r.c_x0, r.c_prev1, r.c_prev2, r.c_raw, r.c_noise};
     }
+  });
+}
+
+gc_status gc_sampler_resolve(const gc_engine* engine, const gc_sampler* sampler, gc_sampler* resolved) {
+  return guarded([&] {
+    const ModelConfig& c = given(engine, "engine").engine.config();
+    checked(resolved, "gc_sampler");
+    const SamplerChoice choice = to_sampler(sampler, c);
+    compile_table(choice.settings, c.diffusion);  // for its checks
+    *resolved = from_sampler(choice);
   });
 }
 

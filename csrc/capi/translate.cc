@@ -69,7 +69,8 @@ SamplerChoice to_sampler(const gc_sampler* sampler, const ModelConfig& config) {
   return out;
 }
 
-gc_sampler from_sampler(const SamplerSettings& settings) {
+gc_sampler from_sampler(const SamplerChoice& choice) {
+  const SamplerSettings& settings = choice.settings;
   gc_sampler s = gc_sampler_default();
   s.kind = static_cast<int32_t>(settings.kind);
   s.steps = settings.steps;
@@ -78,7 +79,7 @@ gc_sampler from_sampler(const SamplerSettings& settings) {
   s.thresholding = static_cast<int32_t>(settings.thresholding);
   s.dynamic_percentile = settings.dynamic_percentile;
   s.rederive_eps = settings.rederive_eps ? 1 : 0;
-  s.null_axes = (1u << kAxes) - 1;
+  for (int a = 0; a < kAxes; ++a) s.null_axes |= choice.null_axes[a] ? 1u << a : 0u;
   s.guidance = settings.guidance;
   return s;
 }

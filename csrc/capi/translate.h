@@ -26,10 +26,10 @@ struct SamplerChoice {
   std::array<bool, kAxes> null_axes;
 };
 
-// `defaults` fill the fields that the caller left open; nullptr leaves all of them open. Ranges that compile_table
+// The model's settings fill the fields that the caller left open; nullptr leaves all open. Ranges that compile_table
 // checks are not checked again.
 SamplerChoice to_sampler(const gc_sampler* sampler, const ModelConfig& config);
-gc_sampler from_sampler(const SamplerSettings& settings);
+gc_sampler from_sampler(const SamplerChoice& choice);
 
 ConditionRequest to_conditions(const gc_conditions* conditions);
 GenerateRequest to_request(const gc_request& request, const ModelConfig& config);

@@ -186,6 +186,9 @@ GC_API gc_status gc_unet_forward(const gc_engine* engine, uint64_t count, const 
 GC_API gc_status gc_sampler_table(const gc_engine* engine, const gc_sampler* sampler, gc_sampler_row* rows,
                                   size_t capacity, size_t* count);
 
+/* `sampler` with every model default filled in: what gc_generate would run. NULL: the model's own. */
+GC_API gc_status gc_sampler_resolve(const gc_engine* engine, const gc_sampler* sampler, gc_sampler* resolved);
+
 /* Elements 0..n-1 of a noise stream (docs/architecture.md, "Noise"). Stream 0 is x_T; 1 + t is the noise of timestep t. */
 GC_API gc_status gc_noise_fill(uint64_t seed, uint64_t clip, uint32_t stream, float* out, size_t n);
 

@@ -1,0 +1,253 @@
+"""The engine: a model on one device, conditions in, packed clips out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .clips import ClipBatch
+from .conditions import Condition, ConditionTable, Vocabulary
+from .config import AXES
+from .errors import InvalidRequestError, OutOfMemoryError
+from .install import native, version
+from .models import resolve_model
+
+MAX_CLIPS = 1 << 20
+_SEED_LIMIT = 1 << 64
+Conditions = Sequence[Condition | Mapping[str, Any]]
+
+
+class Progress(NamedTuple):
+    """How far a call is; steps are sampler steps summed over clips."""
+
+    steps_done: int
+    steps_total: int
+    clips_done: int
+    clips_total: int
+
+
+ProgressCallback = Callable[[Progress], object]
+
+
+class Engine:
+    """One opened model. A clip's bits depend on the model, its conditions, the sampler, the seed and its clip index alone:
+    not on the batch, the number of threads, or the other clips. They may differ between instruction sets.
+
+    Attributes:
+        info: what the native engine says of the model (clip shape, sampler defaults, hash, instruction set, FLOPs per call).
+        vocabulary: label names per axis.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "cpu",
+        precision: str = "auto",
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> None:
+        """Open a model folder; see :meth:`from_pretrained`. ``isa`` (portable, avx2, avx512) is for tests and benchmarks."""
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 256):
+            raise InvalidRequestError(f"threads is {threads!r}; allowed are 1 to 256, or None for one per processor")
+        self._native = native().Engine(
+            os.fsencode(path), device=device, precision=precision, isa=isa, threads=threads or 0
+        )
+        self.info: dict[str, Any] = self._native.info
+        self.vocabulary = Vocabulary(
+            {axis: self._native.labels(axis) for axis in AXES},
+            {axis: self._native.axis_usable(axis) for axis in AXES},
+            self.info["cond_dim"],
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_name: str | os.PathLike[str],
+        device: str = "cpu",
+        precision: str = "auto",
+        threads: int | None = None,
+    ) -> Engine:
+        """Open a model package (a folder) or a model that ships with gaitcrafter_rt (a name).
+
+        Raises ModelFormatError or UnsupportedVersionError for a bad package, CapabilityError for a device or precision
+        that this build lacks, InvalidRequestError for a bad number of threads (1..256; None: one per processor).
+        """
+        return cls(resolve_model(path_or_name), device=device, precision=precision, threads=threads)
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int]:
+        """(frames, height, width)."""
+        return self.info["frames"], self.info["height"], self.info["width"]
+
+    def close(self) -> None:
+        """Free the model; later calls raise InvalidRequestError."""
+        self._native.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        i, (f, h, w) = self.info, self.clip_shape
+        return f"Engine({i['name']!r}, {f}x{h}x{w}, {i['device']} {i['precision']} {i['isa']}, {i['threads']} threads)"
+
+    def generate(
+        self,
+        conditions: Conditions | Condition | Mapping[str, Any],
+        seed: int = 0,
+        start: int = 0,
+        sampler: str | None = None,
+        steps: int | None = None,
+        eta: float | None = None,
+        guidance: float | None = None,
+        threshold: float = 0.5,
+        *,
+        spacing: str | None = None,
+        thresholding: str | None = None,
+        dynamic_percentile: float | None = None,
+        rederive_eps: bool | None = None,
+        null_axes: Sequence[str] | None = None,
+        clip_indices: Sequence[int] | np.ndarray | None = None,
+        initial_noise: np.ndarray | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> ClipBatch:
+        """One clip per condition.
+
+        Args:
+            conditions: a list of :class:`Condition` or dicts of its fields (one alone makes one clip).
+            seed, start: clip ``i`` draws its noise from (seed, start + i); each 0 to 2**64 - 1.
+            sampler, steps, eta, guidance, spacing, thresholding, dynamic_percentile, rederive_eps: None takes the model's
+                default (``info["sampler"]``); meanings and ranges in docs/samplers.md.
+            threshold: above 0, below 1; a pixel is foreground where (x_0 + 1) / 2 exceeds it.
+            null_axes: axes that are null in the lane guidance moves away from; None: all.
+            clip_indices: in place of start, start + 1, ...
+            initial_noise: float32 [N, C, F, H, W], x_T in place of the drawn one.
+            progress: called with :class:`Progress` on this thread about 20 times a second; returning False cancels.
+
+        Raises:
+            InvalidRequestError: an argument the model does not allow, before anything runs. CancelledError: ``progress``
+            returned False. OutOfMemoryError: the message says how much was needed. InternalError: not-finite values.
+        """
+        if isinstance(conditions, Condition | Mapping):
+            conditions = [conditions]
+        settings = self._settings(
+            kind=sampler, steps=steps, eta=eta, guidance=guidance, spacing=spacing, thresholding=thresholding,
+            dynamic_percentile=dynamic_percentile, rederive_eps=rederive_eps, null_axes=null_axes,
+        )  # fmt: skip
+        if isinstance(conditions, str) or not isinstance(conditions, Sequence):
+            raise InvalidRequestError(f"conditions must be a list, got {type(conditions).__name__}; stream() takes any iterable")
+        if not 1 <= len(conditions) <= MAX_CLIPS:
+            raise InvalidRequestError(f"{len(conditions)} conditions; a call takes 1 to {MAX_CLIPS} clips, see stream()")
+        return self._run(
+            conditions, _unsigned("seed", seed), _unsigned("start", start), settings, threshold, clip_indices, initial_noise, progress
+        )
+
+    def stream(
+        self,
+        conditions: Iterable[Condition | Mapping[str, Any]],
+        batch: int = 64,
+        seed: int = 0,
+        start: int = 0,
+        threshold: float = 0.5,
+        *,
+        progress: ProgressCallback | None = None,
+        **sampler: Any,
+    ) -> Iterator[ClipBatch]:
+        """Batches of at most ``batch`` clips, with the same bits as one :meth:`generate` call over all conditions.
+
+        ``conditions`` may be any iterable, even an endless one; ``sampler`` holds the sampler arguments of generate.
+        ``progress`` counts over the whole stream if ``conditions`` has a length, else up to the current batch.
+        """
+        if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= MAX_CLIPS:
+            raise InvalidRequestError(f"batch is {batch!r}; allowed are 1 to {MAX_CLIPS}")
+        renamed = {"kind" if k == "sampler" else k: v for k, v in sampler.items()}
+        settings = self._settings(**renamed)
+        seed, start = _unsigned("seed", seed), _unsigned("start", start)
+        total = len(conditions) if isinstance(conditions, Sized) else None
+        return self._stream(iter(conditions), total, batch, seed, start, settings, threshold, progress)
+
+    def _stream(
+        self, rest: Iterator[Condition | Mapping[str, Any]], total: int | None, batch: int, seed: int, start: int,
+        settings: dict[str, Any], threshold: float, progress: ProgressCallback | None,
+    ) -> Iterator[ClipBatch]:  # fmt: skip
+        done = 0
+        while chunk := list(islice(rest, batch)):
+            report = None
+            if progress is not None:
+                clips, before, steps, watch = total or done + len(chunk), done, settings["steps"], progress
+
+                def report(p: Progress) -> object:
+                    return watch(Progress(p.steps_done + before * steps, clips * steps, p.clips_done + before, clips))
+
+            yield self._run(chunk, seed, start + done, settings, threshold, None, None, report)
+            done += len(chunk)
+
+    def _settings(self, **given: Any) -> dict[str, Any]:
+        """Sampler settings with the model's defaults filled in, checked."""
+        return self._native.resolve_sampler({k: v for k, v in given.items() if v is not None})
+
+    def _run(
+        self, conditions: Conditions, seed: int, start: int, settings: dict[str, Any], threshold: float,
+        clip_indices: Sequence[int] | np.ndarray | None, initial_noise: np.ndarray | None, progress: ProgressCallback | None,
+    ) -> ClipBatch:  # fmt: skip
+        if self.info["channels"] != 1:
+            raise InvalidRequestError(f"this model has {self.info['channels']} channels; silhouette clips have 1")
+        table = ConditionTable(self.vocabulary, conditions)
+        count = len(table)
+        indices = _indices(clip_indices, start, count)
+        noise = None if initial_noise is None else _noise(initial_noise, (count, 1, *self.clip_shape))
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+            raise InvalidRequestError(f"threshold is {threshold!r}; it must be a number above 0 and below 1")
+        try:
+            packed = np.empty((count, self.info["packed_bytes"]), np.uint8)
+        except MemoryError as e:
+            raise OutOfMemoryError(f"{count} clips need {count * self.info['packed_bytes']} bytes; use stream()") from e
+        self._native.generate(
+            count=count, seed=seed, clip_indices=indices, axes=table.axes, cond=table.cond, cond_given=table.cond_given,
+            sampler=settings, threshold=threshold, initial_noise=noise, packed=packed,
+            progress=None if progress is None else lambda *p: progress(Progress(*p)),
+        )  # fmt: skip
+        return ClipBatch(packed, self.clip_shape, table.plain, seed, indices, self._provenance(settings, threshold))
+
+    def _provenance(self, settings: dict[str, Any], threshold: float) -> dict[str, Any]:
+        i = self.info
+        return {
+            "model": i["name"],
+            "model_sha256": i["model_sha256"],
+            "sampler": settings,
+            "threshold": threshold,
+            "engine": {"gaitcrafter_rt": version(), "device": i["device"], "precision": i["precision"], "isa": i["isa"]},
+            **{k: i["provenance"][k] for k in ("training_data", "training_data_terms", "identities")},
+        }
+
+
+def _unsigned(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= int(value) < _SEED_LIMIT:
+        raise InvalidRequestError(f"{name} is {value!r:.80}; it must be an integer from 0 to 2**64 - 1")
+    return int(value)
+
+
+def _indices(given: Sequence[int] | np.ndarray | None, start: int, count: int) -> np.ndarray:
+    """Clip indices uint64 [count]."""
+    if given is None:
+        if start + count > _SEED_LIMIT:
+            raise InvalidRequestError(f"start {start} plus {count} clips exceeds the largest clip index, 2**64 - 1")
+        return np.arange(count, dtype=np.uint64) + np.uint64(start)
+    values = [_unsigned("clip index", v) for v in given]
+    if len(values) != count:
+        raise InvalidRequestError(f"{len(values)} clip indices for {count} conditions; give one per clip")
+    return np.array(values, np.uint64)
+
+
+def _noise(given: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    noise = np.ascontiguousarray(given, np.float32)
+    if noise.shape != shape:
+        raise InvalidRequestError(f"initial_noise has shape {noise.shape}; it must be {shape}")
+    return noise
