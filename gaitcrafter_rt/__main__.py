@@ -1,0 +1,7 @@
+"""``python -m gaitcrafter_rt`` is the command ``gaitcrafter-rt``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())
