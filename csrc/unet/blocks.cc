@@ -1,0 +1,257 @@
+#include "unet/blocks.h"
+
+#include <algorithm>
+
+namespace gaitcrafter {
+
+int PlanBuilder::new_buffer(size_t floats) {
+  plan_.buffers.push_back({floats * sizeof(float), -1, -1});
+  return static_cast<int>(plan_.buffers.size()) - 1;
+}
+
+Value PlanBuilder::activation(int height, int width, int channels) {
+  Value v{-1, 0, config_.clip.frames, height, width, channels, channels};
+  v.buffer = new_buffer(static_cast<size_t>(v.pixels()) * static_cast<size_t>(channels));
+  return v;
+}
+
+Value PlanBuilder::channels_of(const Value& whole, int first, int count) {
+  Value v = whole;
+  v.offset += first;
+  v.channels = count;
+  return v;
+}
+
+AffineSlot PlanBuilder::new_affine(int channels) {
+  const bool per_frame = config_.unet.norm == Norm::kGroupNorm && config_.unet.norm_scope == NormScope::kFrame;
+  AffineSlot slot{-1, channels, per_frame ? config_.clip.frames : 1};
+  slot.buffer = new_buffer(static_cast<size_t>(2) * channels * slot.sets);
+  return slot;
+}
+
+void PlanBuilder::touch(std::initializer_list<int> buffers) {
+  const int now = static_cast<int>(plan_.nodes.size());
+  for (const int b : buffers) {
+    if (b < 0) continue;
+    Lifetime& life = plan_.buffers[static_cast<size_t>(b)];
+    if (life.first < 0) life.first = now;
+    life.last = now;
+  }
+}
+
+void PlanBuilder::add(Node node, std::initializer_list<int> buffers, double multiply_adds, size_t scratch_floats) {
+  touch(buffers);
+  plan_.nodes.push_back(std::move(node));
+  plan_.flops += 2 * multiply_adds;
+  plan_.scratch_bytes = std::max(plan_.scratch_bytes, scratch_floats * sizeof(float));
+}
+
+void PlanBuilder::unshuffle(const Value& out) { add(UnshuffleNode{out, config_.unet.patch}, {out.buffer}); }
+
+void PlanBuilder::shuffle(const Value& in) { add(ShuffleNode{in, config_.unet.patch}, {in.buffer}); }
+
+void PlanBuilder::positional(const Value& value) {
+  add(PositionalNode{value, tensor("positional.spatial").data, tensor("positional.frame").data}, {value.buffer});
+}
+
+void PlanBuilder::conv(const std::string& name, const Value& in, const Value& out, int stride) {
+  ConvNode node;
+  const TensorView weight = tensor(name + ".weight");
+  node.in = in;
+  node.out = out;
+  node.grid = conv_grid(out.frames, out.height, out.width, in.channels, static_cast<int>(weight.shape[2]), stride);
+  node.weight = pack_conv(shape_, weight);
+  node.bias = padded_vector(tensor(name + ".bias"));
+  const double cost = static_cast<double>(out.pixels()) * node.weight.k * out.channels;
+  const size_t scratch = node.grid.scratch_floats;
+  add(std::move(node), {in.buffer, out.buffer}, cost, scratch);
+}
+
+void PlanBuilder::upsample(const std::string& name, const Value& in, const Value& out) {
+  UpsampleNode node;
+  node.in = in;
+  node.out = out;
+  node.grid = conv_grid(in.frames, in.height, in.width, in.channels, 3, 1);
+  const TensorView weight = tensor(name + ".weight");
+  for (int phase = 0; phase < 4; ++phase) node.phase[phase] = pack_transposed_phase(shape_, weight, phase);
+  node.bias = padded_vector(tensor(name + ".bias"));
+  const double cost = static_cast<double>(out.pixels()) * 4 * in.channels * out.channels;
+  const size_t scratch = node.grid.scratch_floats;
+  add(std::move(node), {in.buffer, out.buffer}, cost, scratch);
+}
+
+void PlanBuilder::linear(const std::string& name, const Value& in, const Value& out) {
+  LinearNode node{in, out, pack_linear(shape_, tensor(name + ".weight")), padded_vector(tensor(name + ".bias"))};
+  add(std::move(node), {in.buffer, out.buffer}, static_cast<double>(out.pixels()) * in.channels * out.channels);
+}
+
+PlanBuilder::Convolved PlanBuilder::block_conv(const std::string& name, const Value& in, const Value& out,
+                                               std::optional<AffineSlot> pending) {
+  ConvNode node;
+  node.in = in;
+  node.out = out;
+  node.pending = pending;
+  node.grid = conv_grid(out.frames, out.height, out.width, in.channels, 3, 1);
+  node.weight = pack_conv(shape_, tensor(name + ".weight"));
+  node.bias = padded_vector(tensor(name + ".bias"));
+  if (config_.unet.norm == Norm::kGroupNorm) node.statistics = new_buffer(statistics_floats(node.grid, out.channels));
+  const Convolved result{out, node.grid, node.statistics};
+  const double cost = static_cast<double>(out.pixels()) * node.weight.k * out.channels;
+  const size_t scratch = node.grid.scratch_floats;
+  const int affine = pending ? pending->buffer : -1;
+  add(std::move(node), {in.buffer, out.buffer, result.statistics, affine}, cost, scratch);
+  return result;
+}
+
+AffineSlot PlanBuilder::norm_affine(const std::string& name, const Convolved& convolved, ptrdiff_t film) {
+  AffineNode node;
+  node.slot = new_affine(convolved.value.channels);
+  node.norm = config_.unet.norm;
+  node.statistics = convolved.statistics;
+  node.grid = convolved.grid;
+  node.groups = config_.unet.norm_groups;
+  node.scope = config_.unet.norm_scope;
+  const bool rms = node.norm == Norm::kRmsNorm;
+  node.weight = tensor(name + (rms ? ".gamma" : ".weight")).data;
+  node.bias = rms ? nullptr : tensor(name + ".bias").data;
+  node.film = film;
+  const AffineSlot slot = node.slot;
+  add(std::move(node), {slot.buffer, convolved.statistics});
+  return slot;
+}
+
+Value PlanBuilder::resnet_block(const std::string& name, const Value& in, int width, bool film, Destination destination) {
+  ptrdiff_t film_offset = -1;
+  if (film) {
+    film_offset = static_cast<ptrdiff_t>(plan_.film_floats);
+    plan_.film_blocks.push_back({name, width, film_offset});
+    plan_.film_floats += 2 * static_cast<size_t>(width);
+  }
+  const Norm norm = config_.unet.norm;
+  const Convolved first = block_conv(name + ".conv1", in, activation(in.height, in.width, width), std::nullopt);
+  std::optional<AffineSlot> pending = norm_affine(name + ".norm1", first, film_offset);
+  if (norm == Norm::kRmsNorm) {  // needs a pixel's channels together, so it cannot wait for the next convolution
+    add(NormNode{first.value, first.value, *pending, norm, std::nullopt, {}, {}}, {first.value.buffer, pending->buffer});
+    pending.reset();
+  }
+  const Convolved second = block_conv(name + ".conv2", first.value, activation(in.height, in.width, width), pending);
+
+  NormNode last;
+  last.in = second.value;
+  last.affine = norm_affine(name + ".norm2", second, -1);
+  last.norm = norm;
+  last.residual = in;
+  double cost = 0;
+  const bool shortcut = in.channels != width;
+  if (shortcut) {
+    last.shortcut = pack_linear(shape_, tensor(name + ".shortcut.weight"));
+    last.shortcut_bias = padded_vector(tensor(name + ".shortcut.bias"));
+    cost = static_cast<double>(in.pixels()) * in.channels * width;
+  }
+  last.out = destination ? *destination : shortcut ? activation(in.height, in.width, width) : second.value;
+  const Value out = last.out;
+  const int affine = last.affine.buffer;
+  add(std::move(last), {second.value.buffer, in.buffer, out.buffer, affine}, cost);
+  return out;
+}
+
+// to_qkv and to_out of an attention over all pixels.
+double PlanBuilder::projection_cost(const Value& in, int hidden) const {
+  return static_cast<double>(in.pixels()) * 4 * hidden * in.channels;
+}
+
+Value PlanBuilder::spatial_linear_attention(const std::string& name, const Value& in, Destination destination) {
+  SpatialLinearAttentionNode node;
+  const TensorView qkv = tensor(name + ".to_qkv.weight"), gamma = tensor(name + ".norm.gamma");
+  node.in = in;
+  node.out = destination.value_or(in);
+  node.heads = config_.unet.linear_heads;
+  node.dim = config_.unet.linear_dim_head;
+  node.q = arrange_linear_q(qkv, gamma);
+  node.kv = arrange_linear_kv(shape_, qkv, gamma, node.heads);
+  node.to_out = pack_linear(shape_, tensor(name + ".to_out.weight"));
+  node.bias = padded_vector(tensor(name + ".to_out.bias"));
+  const int hidden = node.heads * node.dim;
+  const double cost = projection_cost(in, hidden) + static_cast<double>(in.pixels()) * 2 * hidden * node.dim;
+  const size_t scratch = linear_attention_scratch(in.channels, node.heads, node.dim, in.height * in.width);
+  const Value out = node.out;
+  add(std::move(node), {in.buffer, out.buffer}, cost, scratch);
+  return out;
+}
+
+Value PlanBuilder::temporal_attention(const std::string& name, const Value& in, Destination destination) {
+  const UNetConfig& u = config_.unet;
+  TemporalAttentionNode node;
+  node.in = in;
+  node.out = destination.value_or(in);
+  node.heads = u.attention_heads;
+  node.dim = u.attention_dim_head;
+  node.qkv = arrange_qkv(tensor(name + ".to_qkv.weight"), tensor(name + ".norm.gamma"), node.heads);
+  node.to_out = pack_linear(shape_, tensor(name + ".to_out.weight"));
+  const int frames = in.frames, sites = in.height * in.width;
+  if (u.position_buckets > 0 && position_bias_ == nullptr) {
+    position_bias_ = std::make_shared<AlignedFloats>(
+        position_bias(tensor("position_bias.weight"), frames, u.position_max_distance, round_up(frames, kWidestLanes)));
+  }
+  node.position_bias = position_bias_;
+  const int tile = temporal_attention_sites(in.channels, node.heads, node.dim, frames, sites);
+  if (u.rotary_dim > 0) node.rotary = rotary_tables(frames, u.rotary_dim, tile * frames);
+  const int hidden = node.heads * node.dim;
+  const double cost = projection_cost(in, hidden) + static_cast<double>(in.pixels()) * 2 * hidden * frames;
+  const size_t scratch = temporal_attention_scratch(in.channels, node.heads, node.dim, frames, sites);
+  const Value out = node.out;
+  add(std::move(node), {in.buffer, out.buffer}, cost, scratch);
+  return out;
+}
+
+Value PlanBuilder::spatial_attention(const std::string& name, const Value& in, Destination destination) {
+  SpatialAttentionNode node;
+  node.in = in;
+  node.out = destination.value_or(in);
+  node.heads = config_.unet.attention_heads;
+  node.dim = config_.unet.attention_dim_head;
+  node.qkv = arrange_qkv(tensor(name + ".to_qkv.weight"), tensor(name + ".norm.gamma"), node.heads);
+  node.to_out = pack_linear(shape_, tensor(name + ".to_out.weight"));
+  const int hidden = node.heads * node.dim, sites = in.height * in.width;
+  const double cost = projection_cost(in, hidden) + static_cast<double>(in.pixels()) * 2 * hidden * sites;
+  const size_t scratch = spatial_attention_scratch(in.channels, node.heads, node.dim, sites);
+  const Value out = node.out;
+  add(std::move(node), {in.buffer, out.buffer}, cost, scratch);
+  return out;
+}
+
+Value PlanBuilder::temporal_conv(const std::string& name, const Value& in, Destination destination) {
+  TemporalConvNode node;
+  node.in = in;
+  node.out = destination.value_or(in);
+  node.weight = pack_temporal_conv(shape_, tensor(name + ".conv.weight"), tensor(name + ".norm.gamma"));
+  node.bias = padded_vector(tensor(name + ".conv.bias"));
+  const double cost = static_cast<double>(in.pixels()) * 3 * in.channels * in.channels;
+  const size_t scratch = temporal_conv_scratch(in.channels, in.frames, in.height * in.width);
+  const Value out = node.out;
+  add(std::move(node), {in.buffer, out.buffer}, cost, scratch);
+  return out;
+}
+
+Value PlanBuilder::level(const std::string& name, int index, const Value& in, int width, Destination destination) {
+  const UNetConfig& u = config_.unet;
+  const size_t i = static_cast<size_t>(index);
+  int left = u.blocks_per_level + u.spatial_linear_attention[i] + u.temporal_attention[i] + u.temporal_conv[i];
+  const auto target = [&]() -> Destination { return --left == 0 ? destination : std::nullopt; };
+  Value x = in;
+  for (int k = 0; k < u.blocks_per_level; ++k) x = resnet_block(name + ".blocks." + std::to_string(k), x, width, true, target());
+  if (u.spatial_linear_attention[i]) x = spatial_linear_attention(name + ".spatial_attention", x, target());
+  if (u.temporal_attention[i]) x = temporal_attention(name + ".temporal_attention", x, target());
+  if (u.temporal_conv[i]) x = temporal_conv(name + ".temporal_conv", x, target());
+  return x;
+}
+
+Plan PlanBuilder::finish() {
+  for (Lifetime& life : plan_.buffers) {
+    if (life.first < 0) life.first = 0;
+  }
+  plan_.placement = place_buffers(plan_.buffers);
+  return std::move(plan_);
+}
+
+}  // namespace gaitcrafter

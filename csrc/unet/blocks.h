@@ -1,0 +1,63 @@
+// The blocks of the network, each appending its nodes to a plan; names and order as in gaitcrafter_rt/nn/blocks.py.
+#pragma once
+
+#include <initializer_list>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "unet/plan.h"
+
+namespace gaitcrafter {
+
+class PlanBuilder {
+ public:
+  PlanBuilder(const ModelPackage& package, PanelShape shape) : package_(package), config_(package.config()), shape_(shape) {}
+
+  // A new activation, and the channels [first, first + count) of one.
+  Value activation(int height, int width, int channels);
+  static Value channels_of(const Value& whole, int first, int count);
+
+  void unshuffle(const Value& out);
+  void shuffle(const Value& in);
+  void positional(const Value& value);
+  void conv(const std::string& name, const Value& in, const Value& out, int stride);
+  void upsample(const std::string& name, const Value& in, const Value& out);
+  void linear(const std::string& name, const Value& in, const Value& out);
+
+  // Blocks return their output: `destination` if given, else a place of their own choice.
+  using Destination = std::optional<Value>;
+  Value resnet_block(const std::string& name, const Value& in, int width, bool film, Destination destination);
+  Value spatial_linear_attention(const std::string& name, const Value& in, Destination destination);
+  Value temporal_attention(const std::string& name, const Value& in, Destination destination);
+  Value spatial_attention(const std::string& name, const Value& in, Destination destination);
+  Value temporal_conv(const std::string& name, const Value& in, Destination destination);
+  Value level(const std::string& name, int index, const Value& in, int width, Destination destination);
+
+  // Places the buffers; the builder is empty afterwards.
+  Plan finish();
+
+ private:
+  struct Convolved {
+    Value value;
+    ConvGrid grid;
+    int statistics;
+  };
+
+  TensorView tensor(const std::string& name) const { return package_.tensor(name); }
+  int new_buffer(size_t floats);
+  AffineSlot new_affine(int channels);
+  void touch(std::initializer_list<int> buffers);
+  void add(Node node, std::initializer_list<int> buffers, double multiply_adds = 0, size_t scratch_floats = 0);
+  Convolved block_conv(const std::string& name, const Value& in, const Value& out, std::optional<AffineSlot> pending);
+  AffineSlot norm_affine(const std::string& name, const Convolved& convolved, ptrdiff_t film);
+  double projection_cost(const Value& in, int hidden) const;
+
+  const ModelPackage& package_;
+  const ModelConfig& config_;
+  PanelShape shape_;
+  std::shared_ptr<const AlignedFloats> position_bias_;
+  Plan plan_;
+};
+
+}  // namespace gaitcrafter

@@ -1,0 +1,21 @@
+// Runs a plan for one clip.
+#pragma once
+
+#include <cstddef>
+
+#include "unet/plan.h"
+
+namespace gaitcrafter {
+
+struct ForwardInputs {
+  const float* clip = nullptr;       // [channels][frames][height][width]
+  const float* input_map = nullptr;  // [channels][height][width]; null: none
+  const float* film_time = nullptr;  // plan.film_floats each
+  const float* film_condition = nullptr;
+  float* out = nullptr;  // like clip
+};
+
+// `workspace` has plan.workspace_bytes() bytes, 64-byte aligned. Allocates nothing.
+void run_plan(const Plan& plan, const OpTable& ops, const ForwardInputs& inputs, std::byte* workspace);
+
+}  // namespace gaitcrafter

@@ -1,0 +1,149 @@
+// The network of one model as a list of fused nodes over memory that is planned once.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "model/package.h"
+#include "ops/norm_statistics.h"
+#include "ops/op_table.h"
+#include "unet/memory.h"
+#include "unet/weights.h"
+
+namespace gaitcrafter {
+
+// An activation: where it lies in its buffer, and its shape (ops/tensor.h).
+struct Value {
+  int buffer = -1;
+  ptrdiff_t offset = 0;  // floats
+  int frames = 0, height = 0, width = 0, channels = 0;
+  ptrdiff_t pitch = 0;
+
+  ptrdiff_t pixels() const { return static_cast<ptrdiff_t>(frames) * height * width; }
+};
+
+// A pending affine: scale, then shift, for the clip or for every frame.
+struct AffineSlot {
+  int buffer = -1, channels = 0, sets = 1;
+};
+
+struct UnshuffleNode {
+  Value out;
+  int patch;
+};
+
+struct ConvNode {
+  Value in, out;
+  std::optional<AffineSlot> pending;
+  int statistics = -1;  // buffer
+  ConvGrid grid;
+  PackedWeights weight;
+  AlignedFloats bias;
+};
+
+struct UpsampleNode {
+  Value in, out;
+  ConvGrid grid;
+  PackedWeights phase[4];
+  AlignedFloats bias;
+};
+
+struct PositionalNode {
+  Value value;                     // in place
+  const float* spatial = nullptr;  // [C][h][w]
+  const float* frame = nullptr;    // [F][C]
+};
+
+// Statistics and FiLM to an affine.
+struct AffineNode {
+  AffineSlot slot;
+  Norm norm = Norm::kGroupNorm;
+  int statistics = -1;  // buffer; GroupNorm only
+  ConvGrid grid;        // of the convolution that wrote them
+  int groups = 1;
+  NormScope scope = NormScope::kClip;
+  const float* weight = nullptr;  // gamma of the RMS norm
+  const float* bias = nullptr;
+  ptrdiff_t film = -1;  // of this block's terms; negative: none
+};
+
+// out = silu(norm(in)) + residual, or + shortcut(residual).
+struct NormNode {
+  Value in, out;
+  AffineSlot affine;
+  Norm norm = Norm::kGroupNorm;
+  std::optional<Value> residual;
+  PackedWeights shortcut;  // empty: the residual itself
+  AlignedFloats shortcut_bias;
+};
+
+struct SpatialLinearAttentionNode {
+  Value in, out;
+  int heads, dim;
+  AlignedFloats q, kv;
+  PackedWeights to_out;
+  AlignedFloats bias;
+};
+
+struct TemporalAttentionNode {
+  Value in, out;
+  int heads, dim;
+  AlignedFloats qkv;
+  PackedWeights to_out;
+  std::shared_ptr<const AlignedFloats> position_bias;  // shared by all levels
+  RotaryTables rotary;
+};
+
+struct SpatialAttentionNode {
+  Value in, out;
+  int heads, dim;
+  AlignedFloats qkv;
+  PackedWeights to_out;
+};
+
+struct TemporalConvNode {
+  Value in, out;
+  PackedWeights weight;
+  AlignedFloats bias;
+};
+
+struct LinearNode {
+  Value in, out;
+  PackedWeights weight;
+  AlignedFloats bias;
+};
+
+struct ShuffleNode {
+  Value in;
+  int patch;
+};
+
+using Node = std::variant<UnshuffleNode, ConvNode, UpsampleNode, PositionalNode, AffineNode, NormNode, SpatialLinearAttentionNode,
+                          TemporalAttentionNode, SpatialAttentionNode, TemporalConvNode, LinearNode, ShuffleNode>;
+
+// A ResNet block that is modulated: its terms start at `offset` of the FiLM vector, scale [width], then shift [width].
+struct FilmBlock {
+  std::string name;
+  int width = 0;
+  ptrdiff_t offset = 0;
+};
+
+struct Plan {
+  std::vector<Node> nodes;
+  std::vector<Lifetime> buffers;
+  Placement placement;
+  size_t scratch_bytes = 0;  // after the buffers
+  std::vector<FilmBlock> film_blocks;
+  size_t film_floats = 0;
+  double flops = 0;
+
+  size_t workspace_bytes() const { return placement.bytes + scratch_bytes; }
+};
+
+// Throws std::bad_alloc. The package must outlive the plan.
+Plan build_plan(const ModelPackage& package, PanelShape shape);
+
+}  // namespace gaitcrafter

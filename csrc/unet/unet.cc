@@ -1,0 +1,59 @@
+#include "unet/unet.h"
+
+#include <utility>
+
+#include "unet/conditions.h"
+#include "unet/executor.h"
+
+namespace gaitcrafter {
+namespace {
+
+class NativeUNet final : public UNet {
+ public:
+  NativeUNet(std::shared_ptr<const ModelPackage> package, Isa isa)
+      : package_(std::move(package)), isa_(isa), ops_(op_table(isa)),
+        plan_(build_plan(*package_, {ops_.lanes, ops_.max_vectors})), map_floats_(input_map_floats(package_->config())) {}
+
+  const ModelConfig& config() const override { return package_->config(); }
+  Isa isa() const override { return isa_; }
+
+  std::shared_ptr<const TimeTables> prepare_time(std::span<const int32_t> timesteps) const override {
+    return std::make_shared<FilmTimeTables>(*package_, plan_, timesteps);
+  }
+
+  size_t condition_floats() const override { return map_floats_ + plan_.film_floats; }
+
+  void prepare_conditions(const ClipConditions& conditions, float* state) const override {
+    write_conditions(*package_, plan_, conditions, state);
+  }
+
+  size_t workspace_bytes() const override { return plan_.workspace_bytes(); }
+
+  void forward(const float* x, const TimeTables& time, int step, const float* condition_state, float* out,
+               std::byte* workspace) const override {
+    ForwardInputs inputs;
+    inputs.clip = x;
+    inputs.input_map = map_floats_ > 0 ? condition_state : nullptr;
+    inputs.film_time = static_cast<const FilmTimeTables&>(time).step(step);
+    inputs.film_condition = condition_state + map_floats_;
+    inputs.out = out;
+    run_plan(plan_, ops_, inputs, workspace);
+  }
+
+  double flops() const override { return plan_.flops; }
+
+ private:
+  std::shared_ptr<const ModelPackage> package_;
+  Isa isa_;
+  const OpTable& ops_;
+  Plan plan_;
+  size_t map_floats_;
+};
+
+}  // namespace
+
+std::shared_ptr<const UNet> UNet::create(std::shared_ptr<const ModelPackage> package, Isa isa) {
+  return std::make_shared<NativeUNet>(std::move(package), isa);
+}
+
+}  // namespace gaitcrafter

@@ -1,0 +1,69 @@
+// A raw forward of the native U-Net, without engine or sampler.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <map>
+
+#include "arrays.h"
+#include "core/error.h"
+#include "unet/unet.h"
+
+namespace gaitcrafter::testing {
+namespace {
+
+namespace py = pybind11;
+using Entries = std::vector<std::pair<int32_t, float>>;
+
+class RawUNet {
+ public:
+  RawUNet(const std::string& folder, const std::string& isa)
+      : unet_(UNet::create(ModelPackage::open(folder), isa_named(isa))), workspace_(unet_->workspace_bytes() / sizeof(float) + 16) {}
+
+  // x [C, F, H, W]; `labels` per axis name a list of (index, weight); `cond` [cond_dim].
+  Array forward(const Array& x, int timestep, const std::map<std::string, Entries>& labels, const MaybeArray& cond) {
+    std::array<std::vector<LabelWeight>, kAxes> entries;
+    ClipConditions conditions;
+    for (size_t axis = 0; axis < kAxes; ++axis) {
+      const auto found = labels.find(std::string(kAxisNames[axis]));
+      if (found == labels.end()) continue;
+      for (const auto& [index, weight] : found->second) entries[axis].push_back({index, weight});
+      conditions.axes[axis] = entries[axis];
+    }
+    if (cond) conditions.cond = cond->data();
+    std::vector<float> state(unet_->condition_floats());
+    unet_->prepare_conditions(conditions, state.data());
+    const int32_t timesteps[] = {timestep};
+    const auto time = unet_->prepare_time(timesteps);
+    Array out(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
+    float* to = out.mutable_data();
+    {
+      const py::gil_scoped_release release;
+      unet_->forward(x.data(), *time, 0, state.data(), to, reinterpret_cast<std::byte*>(workspace_.data()));
+    }
+    return out;
+  }
+
+  double flops() const { return unet_->flops(); }
+  size_t workspace_bytes() const { return unet_->workspace_bytes(); }
+
+ private:
+  std::shared_ptr<const UNet> unet_;
+  AlignedFloats workspace_;
+};
+
+}  // namespace
+}  // namespace gaitcrafter::testing
+
+PYBIND11_MODULE(_gc_test, m) {
+  using gaitcrafter::testing::RawUNet;
+  namespace py = pybind11;
+  py::register_exception<gaitcrafter::Error>(m, "Error");
+  m.def("isa_supported", [](const std::string& name) { return gaitcrafter::isa_supported(gaitcrafter::testing::isa_named(name)); });
+  gaitcrafter::testing::bind_ops(m);
+  py::class_<RawUNet>(m, "UNet")
+      .def(py::init<const std::string&, const std::string&>(), py::arg("folder"), py::arg("isa"))
+      .def("forward", &RawUNet::forward, py::arg("x"), py::arg("timestep"),
+           py::arg("labels") = std::map<std::string, std::vector<std::pair<int32_t, float>>>{}, py::arg("cond") = py::none())
+      .def_property_readonly("flops", &RawUNet::flops)
+      .def_property_readonly("workspace_bytes", &RawUNet::workspace_bytes);
+}

@@ -1,0 +1,275 @@
+// Each op on arrays [frames, height, width, channels], weights as in the package. Tiles run in two calls, to show that any
+// split of the grid gives the same.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "arrays.h"
+#include "ops/norm_statistics.h"
+#include "ops/pixel_shuffle.h"
+#include "ops/positional_embedding.h"
+#include "ops/time_embedding.h"
+
+namespace gaitcrafter::testing {
+namespace {
+
+namespace py = pybind11;
+
+// Runs [0, tiles) as two ranges, the second first.
+template <class Run>
+void in_two(int tiles, Run run) {
+  run(TileRange{tiles / 3, tiles});
+  run(TileRange{0, tiles / 3});
+}
+
+PixelRange all(const Tensor& t) { return {0, t.pixels()}; }
+
+Affine pending(const MaybeArray& scale, const MaybeArray& shift) {
+  if (!scale) return {};
+  return {scale->data(), shift->data(), scale->shape(0) > 1 ? scale->shape(1) : 0};
+}
+
+Array conv2d(const std::string& isa, const Array& x, const Array& weight, const Array& bias, int stride, const MaybeArray& scale,
+             const MaybeArray& shift) {
+  const Ops ops(isa);
+  Image in(x);
+  const int kernel = static_cast<int>(weight.shape(2)), padding = stride == 1 ? kernel / 2 : 1;
+  const auto size = [&](int n) { return (n + 2 * padding - kernel) / stride + 1; };
+  const Tensor& t = in.tensor();
+  Image out(t.frames, size(t.height), size(t.width), static_cast<int>(weight.shape(0)));
+  in.tensor().pending = pending(scale, shift);
+  const PackedWeights packed = pack_conv(ops.shape, view(weight));
+  const AlignedFloats padded = padded_vector(view(bias));
+  const Conv2d args{in.tensor(), out.tensor(), conv_grid(t.frames, size(t.height), size(t.width), t.channels, kernel, stride),
+                    packed.view(), padded.data()};
+  Scratch scratch(args.grid.scratch_floats);
+  in_two(args.grid.tiles, [&](TileRange r) { ops.table.conv2d(args, r, scratch.data()); });
+  scratch.check();
+  return out.array();
+}
+
+Array conv_transpose2d(const std::string& isa, const Array& x, const Array& weight, const Array& bias) {
+  const Ops ops(isa);
+  Image in(x);
+  const Tensor& t = in.tensor();
+  Image out(t.frames, 2 * t.height, 2 * t.width, static_cast<int>(weight.shape(1)));
+  ConvTranspose2d args{t, out.tensor(), conv_grid(t.frames, t.height, t.width, t.channels, 3, 1), {}, nullptr};
+  std::vector<PackedWeights> phases;
+  for (int phase = 0; phase < 4; ++phase) phases.push_back(pack_transposed_phase(ops.shape, view(weight), phase));
+  for (int phase = 0; phase < 4; ++phase) args.phase[phase] = phases[static_cast<size_t>(phase)].view();
+  const AlignedFloats padded = padded_vector(view(bias));
+  args.bias = padded.data();
+  Scratch scratch(args.grid.scratch_floats);
+  in_two(args.grid.tiles, [&](TileRange r) { ops.table.conv_transpose2d(args, r, scratch.data()); });
+  scratch.check();
+  return out.array();
+}
+
+Array linear(const std::string& isa, const Array& x, const Array& weight, const Array& bias, const MaybeArray& residual) {
+  const Ops ops(isa);
+  Image in(x);
+  const Tensor& t = in.tensor();
+  Image out(t.frames, t.height, t.width, static_cast<int>(weight.shape(0)));
+  const PackedWeights packed = pack_linear(ops.shape, view(weight));
+  const AlignedFloats padded = padded_vector(view(bias));
+  std::optional<Image> added;
+  if (residual) added.emplace(*residual);
+  ops.table.linear({t, out.tensor(), packed.view(), padded.data(), added ? &added->tensor() : nullptr}, all(t));
+  return out.array();
+}
+
+// silu(norm(conv3x3(x)) * (film scale + 1) + film shift) + residual, through the statistics of the convolution's tiles.
+Array conv_group_norm_silu(const std::string& isa, const Array& x, const Array& weight, const Array& bias, const Array& norm_weight,
+                           const Array& norm_bias, int groups, const std::string& scope, const MaybeArray& film,
+                           const MaybeArray& residual) {
+  const Ops ops(isa);
+  Image in(x);
+  const Tensor& t = in.tensor();
+  const int channels = static_cast<int>(weight.shape(0));
+  Image mid(t.frames, t.height, t.width, channels), out(t.frames, t.height, t.width, channels);
+  const PackedWeights packed = pack_conv(ops.shape, view(weight));
+  const AlignedFloats padded = padded_vector(view(bias));
+  Conv2d conv{t, mid.tensor(), conv_grid(t.frames, t.height, t.width, t.channels, 3, 1), packed.view(), padded.data()};
+  std::vector<float> statistics(statistics_floats(conv.grid, channels));
+  conv.out.statistics = statistics.data();
+  Scratch scratch(conv.grid.scratch_floats);
+  in_two(conv.grid.tiles, [&](TileRange r) { ops.table.conv2d(conv, r, scratch.data()); });
+  scratch.check();
+
+  GroupNormAffine affine{statistics.data(), conv.grid, channels, groups, scope == "clip" ? NormScope::kClip : NormScope::kFrame,
+                         norm_weight.data(), norm_bias.data(), {film ? film->data() : nullptr, nullptr}};
+  const bool per_frame = affine.scope == NormScope::kFrame;
+  std::vector<float> scale(static_cast<size_t>(channels) * (per_frame ? t.frames : 1)), shift(scale.size());
+  group_norm_affine(affine, scale.data(), shift.data());
+  NormSilu args{mid.tensor(), out.tensor(), nullptr};
+  args.in.pending = {scale.data(), shift.data(), per_frame ? channels : 0};
+  std::optional<Image> added;
+  if (residual) args.residual = &added.emplace(*residual).tensor();
+  ops.table.norm_silu(args, {t.pixels() / 3, t.pixels()});
+  ops.table.norm_silu(args, {0, t.pixels() / 3});
+  return out.array();
+}
+
+Array rms_norm_silu(const std::string& isa, const Array& x, const Array& gamma, const MaybeArray& film, const MaybeArray& residual) {
+  const Ops ops(isa);
+  Image in(x);
+  const Tensor& t = in.tensor();
+  Image out(t.frames, t.height, t.width, t.channels);
+  std::vector<float> scale(static_cast<size_t>(t.channels)), shift(scale.size());
+  rms_norm_affine(gamma.data(), t.channels, {film ? film->data() : nullptr, nullptr}, scale.data(), shift.data());
+  RmsNormSilu args{t, out.tensor(), nullptr};
+  args.in.pending = {scale.data(), shift.data(), 0};
+  std::optional<Image> added;
+  if (residual) args.residual = &added.emplace(*residual).tensor();
+  ops.table.rms_norm_silu(args, all(t));
+  return out.array();
+}
+
+Array channel_layer_norm(const std::string& isa, const Array& x, const Array& gamma) {
+  const Ops ops(isa);
+  Image in(x);
+  const Tensor& t = in.tensor();
+  Image out(t.frames, t.height, t.width, t.channels);
+  ops.table.channel_layer_norm({t, out.tensor(), gamma.data()}, all(t));
+  return out.array();
+}
+
+// in + attention(layer_norm(in)); `table` is the position bias [buckets, heads].
+Array temporal_attention(const std::string& isa, const Array& x, const Array& gamma, const Array& to_qkv, const Array& to_out,
+                         int heads, const MaybeArray& table, int max_distance, int rotary_dim) {
+  const Ops ops(isa);
+  Image in(x);
+  const Tensor& t = in.tensor();
+  Image out(t.frames, t.height, t.width, t.channels);
+  const int dim = static_cast<int>(to_qkv.shape(0)) / (3 * heads), sites = static_cast<int>(t.sites());
+  const AlignedFloats qkv = arrange_qkv(view(to_qkv), view(gamma), heads);
+  const PackedWeights packed = pack_linear(ops.shape, view(to_out));
+  TemporalAttention args;
+  args.in = t;
+  args.out = out.tensor();
+  args.weights = {heads, dim, qkv.data(), packed.view()};
+  AlignedFloats bias;
+  args.bias_pitch = round_up(t.frames, kWidestLanes);
+  if (table) {
+    bias = position_bias(view(*table), t.frames, max_distance, static_cast<int>(args.bias_pitch));
+    args.bias = bias.data();
+  }
+  const int tile = temporal_attention_sites(t.channels, heads, dim, t.frames, sites);
+  RotaryTables rotary;
+  if (rotary_dim > 0) {
+    rotary = rotary_tables(t.frames, rotary_dim, tile * t.frames);
+    args.cos = rotary.cos.data();
+    args.sin = rotary.sin.data();
+    args.rotary_pitch = rotary.pitch;
+    args.rotary_dim = rotary_dim;
+  }
+  Scratch scratch(temporal_attention_scratch(t.channels, heads, dim, t.frames, sites));
+  in_two(ceil_div(sites, tile), [&](TileRange r) { ops.table.temporal_attention(args, r, scratch.data()); });
+  scratch.check();
+  return out.array();
+}
+
+// In place, like the network runs it.
+Array spatial_attention(const std::string& isa, const Array& x, const Array& gamma, const Array& to_qkv, const Array& to_out, int heads) {
+  const Ops ops(isa);
+  Image in(x);
+  const Tensor& t = in.tensor();
+  const int dim = static_cast<int>(to_qkv.shape(0)) / (3 * heads);
+  const AlignedFloats qkv = arrange_qkv(view(to_qkv), view(gamma), heads);
+  const PackedWeights packed = pack_linear(ops.shape, view(to_out));
+  Scratch scratch(spatial_attention_scratch(t.channels, heads, dim, static_cast<int>(t.sites())));
+  const SpatialAttention args{t, t, {heads, dim, qkv.data(), packed.view()}};
+  in_two(t.frames, [&](TileRange r) { ops.table.spatial_attention(args, r, scratch.data()); });
+  scratch.check();
+  return in.array();
+}
+
+Array spatial_linear_attention(const std::string& isa, const Array& x, const Array& gamma, const Array& to_qkv, const Array& to_out,
+                               const Array& to_out_bias, int heads) {
+  const Ops ops(isa);
+  Image in(x);
+  const Tensor& t = in.tensor();
+  const int dim = static_cast<int>(to_qkv.shape(0)) / (3 * heads);
+  const AlignedFloats q = arrange_linear_q(view(to_qkv), view(gamma)), kv = arrange_linear_kv(ops.shape, view(to_qkv), view(gamma), heads);
+  const PackedWeights packed = pack_linear(ops.shape, view(to_out));
+  const AlignedFloats padded = padded_vector(view(to_out_bias));
+  Scratch scratch(linear_attention_scratch(t.channels, heads, dim, static_cast<int>(t.sites())));
+  const SpatialLinearAttention args{t, t, heads, dim, q.data(), kv.data(), packed.view(), padded.data()};
+  in_two(t.frames, [&](TileRange r) { ops.table.spatial_linear_attention(args, r, scratch.data()); });
+  scratch.check();
+  return in.array();
+}
+
+Array temporal_conv(const std::string& isa, const Array& x, const Array& gamma, const Array& weight, const Array& bias) {
+  const Ops ops(isa);
+  Image in(x);
+  const Tensor& t = in.tensor();
+  const int sites = static_cast<int>(t.sites()), tile = temporal_conv_sites(t.channels, t.frames, sites);
+  const PackedWeights packed = pack_temporal_conv(ops.shape, view(weight), view(gamma));
+  const AlignedFloats padded = padded_vector(view(bias));
+  Scratch scratch(temporal_conv_scratch(t.channels, t.frames, sites));
+  const TemporalConv args{t, t, packed.view(), padded.data()};
+  in_two(ceil_div(sites, tile), [&](TileRange r) { ops.table.temporal_conv(args, r, scratch.data()); });
+  scratch.check();
+  return in.array();
+}
+
+// clip [C, F, H, W] to [F, H / p, W / p, C p^2], and back.
+Array unshuffle(const Array& clip, const MaybeArray& map, int patch) {
+  Image out(static_cast<int>(clip.shape(1)), static_cast<int>(clip.shape(2)) / patch, static_cast<int>(clip.shape(3)) / patch,
+            static_cast<int>(clip.shape(0)) * patch * patch);
+  pixel_unshuffle(clip.data(), map ? map->data() : nullptr, patch, out.tensor());
+  return out.array();
+}
+
+Array shuffle(const Array& x, int patch) {
+  Image in(x);
+  const Tensor& t = in.tensor();
+  Array clip({t.channels / (patch * patch), t.frames, t.height * patch, t.width * patch});
+  pixel_shuffle(t, patch, clip.mutable_data());
+  return clip;
+}
+
+Array positional(const Array& x, const Array& spatial, const Array& frame) {
+  Image in(x);
+  positional_embedding(spatial.data(), frame.data(), in.tensor());
+  return in.array();
+}
+
+py::array_t<double> time_mlp_of(int dim, const Array& w1, const Array& b1, const Array& w2, const Array& b2, int timestep) {
+  const std::vector<double> y = time_mlp({dim, w1.data(), b1.data(), w2.data(), b2.data()}, timestep);
+  return py::array_t<double>(static_cast<py::ssize_t>(y.size()), y.data());
+}
+
+Array mapped(void (*function)(const float*, float*, ptrdiff_t), const Array& x) {
+  Array y(x.size());
+  function(x.data(), y.mutable_data(), x.size());
+  return y;
+}
+
+}  // namespace
+
+void bind_ops(py::module_& m) {
+  const auto none = py::none();
+  m.def("conv2d", &conv2d, py::arg("isa"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("stride") = 1,
+        py::arg("scale") = none, py::arg("shift") = none);
+  m.def("conv_transpose2d", &conv_transpose2d);
+  m.def("linear", &linear, py::arg("isa"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual") = none);
+  m.def("conv_group_norm_silu", &conv_group_norm_silu, py::arg("isa"), py::arg("x"), py::arg("weight"), py::arg("bias"),
+        py::arg("norm_weight"), py::arg("norm_bias"), py::arg("groups"), py::arg("scope"), py::arg("film") = none,
+        py::arg("residual") = none);
+  m.def("rms_norm_silu", &rms_norm_silu, py::arg("isa"), py::arg("x"), py::arg("gamma"), py::arg("film") = none,
+        py::arg("residual") = none);
+  m.def("channel_layer_norm", &channel_layer_norm);
+  m.def("temporal_attention", &temporal_attention);
+  m.def("spatial_attention", &spatial_attention);
+  m.def("spatial_linear_attention", &spatial_linear_attention);
+  m.def("temporal_conv", &temporal_conv);
+  m.def("pixel_unshuffle", &unshuffle, py::arg("clip"), py::arg("map"), py::arg("patch"));
+  m.def("pixel_shuffle", &shuffle);
+  m.def("positional_embedding", &positional);
+  m.def("time_mlp", &time_mlp_of);
+  m.def("exp", [](const std::string& isa, const Array& x) { return mapped(Ops(isa).table.exp, x); });
+  m.def("silu", [](const std::string& isa, const Array& x) { return mapped(Ops(isa).table.silu, x); });
+}
+
+}  // namespace gaitcrafter::testing
