@@ -32,8 +32,8 @@ class ClipBatch:
     Attributes:
         packed: uint8 [N, ceil(F*H*W / 8)], numpy.packbits order (frame, row, column; first pixel = top bit).
         shape: (F, H, W), frames, height and width of a clip.
-        conditions: one mapping per clip, axis to label weights, e.g. ``{"identity": {"001": 0.5, "002": 0.5}, "view": {"090": 1.0}}``;
-            an absent axis was null (unconditional). A plain label string is accepted and means weight 1. The key ``cond``
+        conditions: one mapping per clip, axis to label weights: ``{"identity": {"001": 0.5, "002": 0.5}, "view": {"090": 1}}``.
+            An absent axis was null (unconditional). A plain label string is accepted and means weight 1. The key ``cond``
             holds the raw vector of a model that takes one.
         seed: the seed, 0 to 2**64 - 1.
         clip_indices: uint64 [N], the number of each clip under that seed; (seed, clip index) determines the noise.
@@ -173,7 +173,8 @@ class ClipBatch:
         if not len(self):
             return f"<p>{caption}</p>"
         picture = base64.b64encode(animation_bytes(self[:_PREVIEW_CLIPS], "gif", scale=2)).decode()
-        return f'<figure style="margin:0"><img alt="{caption}" src="data:image/gif;base64,{picture}"><figcaption>{caption}</figcaption></figure>'
+        image = f'<img alt="{caption}" src="data:image/gif;base64,{picture}">'
+        return f'<figure style="margin:0">{image}<figcaption>{caption}</figcaption></figure>'
 
 
 def plain_condition(condition: Condition) -> dict[str, Any]:

@@ -32,9 +32,9 @@ def bench() -> None:
 def latency(model: str, steps: str, threads: str, precision: str, as_json: bool, **options: Any) -> None:
     """Time one clip from noise to packed bits.
 
-    Cold is the first clip of a fresh engine, warm the clips after it; p50, p90 and p99 are over the warm ones. Opening the model is its
-    own column. Times are by the wall clock, so other work on the machine shows in them; "cpu" is processor time of all threads per
-    warm clip. Drawing and saving are not in them.
+    Cold is the first clip of a fresh engine, warm the clips after it; p50, p90 and p99 are over the warm ones. Opening the model
+    is its own column. Times are by the wall clock, so other work on the machine shows in them; "cpu" is processor time of all
+    threads per warm clip. Drawing and saving are not in them.
 
     \b
     gaitcrafter-rt bench latency --steps 4,20 --threads 1,2
@@ -43,7 +43,10 @@ def latency(model: str, steps: str, threads: str, precision: str, as_json: bool,
     if not 1 <= repeats <= 100_000:
         raise InvalidRequestError(f"--repeats must lie in 1..100000, got {repeats}")
     settings = [
-        (p, t, s) for p in split_list([precision]) for t in whole_numbers(threads, "--threads") for s in whole_numbers(steps, "--steps")
+        (p, t, s)
+        for p in split_list([precision])
+        for t in whole_numbers(threads, "--threads")
+        for s in whole_numbers(steps, "--steps")
     ]
     rows = []
     with progress("timing", "settings", show=not as_json) as update:
@@ -79,7 +82,8 @@ def _measure(model: str, precision: str, threads: int, steps: int, repeats: int,
     engine.close()
     return {
         "model": {"name": info["name"], "sha256": info["model_sha256"], "flops_per_call": info["flops_per_call"]},
-        "steps": steps, "threads": threads, "precision": info["precision"], "isa": info["isa"], "open_s": opened, "cold_s": times[0],
+        "steps": steps, "threads": threads, "precision": info["precision"], "isa": info["isa"],
+        "open_s": opened, "cold_s": times[0],
         "p50_s": percentile(warm, 50), "p90_s": percentile(warm, 90), "p99_s": percentile(warm, 99), "cpu_s": cpu / repeats,
     }  # fmt: skip
 
@@ -99,7 +103,11 @@ def machine() -> dict[str, Any]:
                 break
     except OSError:
         pass
-    return {"cpu": name, "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), "load": _load()}
+    return {
+        "cpu": name,
+        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load": _load(),
+    }
 
 
 def _load() -> float | None:
@@ -114,7 +122,8 @@ def _show(result: dict[str, Any]) -> None:
 
     host = result["machine"]
     out = console()
-    out.print(f"{result['model']['name']} on {host['cpu']}, {host['processors']} processors, load {host['load']}; {result['repeats']} warm clips")
+    where = f"{host['cpu']}, {host['processors']} processors, load {host['load']}"
+    out.print(f"{result['model']['name']} on {where}; {result['repeats']} warm clips")
     table = Table(box=None, padding=(0, 2), header_style="bold")
     for name in ("steps", "threads", "precision", "isa", "open ms", "cold ms", "p50 ms", "p90 ms", "p99 ms", "cpu ms"):
         table.add_column(name, justify="left" if name in ("precision", "isa") else "right")

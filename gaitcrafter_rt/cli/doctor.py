@@ -16,11 +16,15 @@ import click
 from ..errors import CapabilityError, GaitcrafterError
 from .common import console, human_bytes, json_option, print_json
 
-# What each extra brings, as import name -> distribution.
+# Distributions that each extra brings.
 EXTRAS = {
-    "train": {"torch": "torch", "safetensors": "safetensors"},
-    "onnx": {"onnxruntime": "onnxruntime", "onnx": "onnx"},
-    "video": {"imageio_ffmpeg": "imageio-ffmpeg"},
+    "train": ("torch", "scipy", "safetensors"),
+    "gpu": ("torch", "triton"),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "onnx-gpu": ("onnx", "onnxruntime-gpu"),
+    "tensorrt": ("tensorrt",),
+    "video": ("imageio-ffmpeg",),
+    "ray": ("ray",),
 }
 BASE = ("numpy", "pillow", "click", "rich", "pydantic")
 TIERS = ("portable", "avx2", "avx512")
@@ -113,8 +117,8 @@ def _models() -> Check:
 
 def _extras() -> list[Check]:
     checks = []
-    for extra, modules in EXTRAS.items():
-        versions = {distribution: _installed(distribution) for distribution in modules.values()}
+    for extra, distributions in EXTRAS.items():
+        versions = {name: _installed(name) for name in distributions}
         absent = [name for name, got in versions.items() if not got]
         text = ", ".join(f"{name} {got}" for name, got in versions.items() if got)
         if absent:

@@ -27,8 +27,12 @@ def sampler_options(command: Any) -> Any:
             click.option("--sampler", type=click.Choice(["ddpm", "ddim", "dpmpp_2m"]), help="Sampler.  [default: the model's]"),
             click.option("--steps", type=int, help="Sampler steps, 1 to the model's timesteps.  [default: the model's]"),
             click.option("--eta", type=float, help="Noise of DDIM, 0 to 1.  [default: the model's]"),
-            click.option("--guidance", type=float, help="Guidance scale; 1 is none and takes half the time.  [default: the model's]"),
-            click.option("--spacing", type=click.Choice(["leading", "trailing", "linspace"]), help="Timesteps.  [default: the model's]"),
+            click.option(
+                "--guidance", type=float, help="Guidance scale; 1 is none and takes half the time.  [default: the model's]"
+            ),
+            click.option(
+                "--spacing", type=click.Choice(["leading", "trailing", "linspace"]), help="Timesteps.  [default: the model's]"
+            ),
             click.option("--threshold", type=float, default=0.5, show_default=True, help="A pixel above it is foreground, 0 to 1."),
             click.option("--seed", type=int, default=0, show_default=True, help="0 to 2**64 - 1."),
             click.option("--threads", type=int, help="1 to 256.  [default: one per processor]"),
@@ -44,15 +48,22 @@ def sampler_options(command: Any) -> Any:
 @click.argument("out", type=FOLDER)
 @click.option("--model", default="walker", show_default=True, help="Model folder, or the name of a model that ships.")
 @click.option("--identities", multiple=True, metavar="LIST", help="Labels with commas between them, or all.")
-@click.option("--blend", "blends", multiple=True, metavar="A+B", help="A new identity out of others: 001+002, 0.3*001+0.7*002. Repeatable.")
+@click.option(
+    "--blend", "blends", multiple=True, metavar="A+B", help="A new identity out of others: 001+002, 0.3*001+0.7*002. Repeatable."
+)
 @click.option("--views", multiple=True, metavar="LIST", help="Labels with commas between them, or all.")
 @click.option("--covariates", multiple=True, metavar="LIST", help="Labels with commas between them, or all.")
 @click.option("--datasets", multiple=True, metavar="LIST", help="Labels with commas between them, or all.")
 @click.option("--clips-per", default=1, show_default=True, help="Clips of every combination.")
 @click.option("--start", default=0, show_default=True, help="Clip index of the first clip; seed and index determine the noise.")
 @click.option("--format", "formats", multiple=True, type=click.Choice(FORMATS), help="What to write. Repeatable.  [default: npz]")
-@click.option("--edges", type=click.Choice(["hard", "soft"]), default="hard", show_default=True,
-              help="Borders of OpenGait clips: 0/255, or grey as in real resized silhouettes.")
+@click.option(
+    "--edges",
+    type=click.Choice(["hard", "soft"]),
+    default="hard",
+    show_default=True,
+    help="Borders of OpenGait clips: 0/255, or grey as in real resized silhouettes.",
+)
 @sampler_options
 @json_option
 def generate(out: Path, as_json: bool, **options: Any) -> None:  # fmt: skip

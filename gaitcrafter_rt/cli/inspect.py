@@ -45,7 +45,10 @@ def model(path: str, as_json: bool) -> None:
         ("model", config["name"]),
         ("folder", facts["path"]),
         ("clip", f"{clip['frames']} frames of {clip['height']}x{clip['width']}"),
-        ("network", f"dim {unet['dim']}, multipliers {unet['dim_mults']}, patch {unet['patch']}, {facts['parameters']:,} parameters"),
+        (
+            "network",
+            f"dim {unet['dim']}, multipliers {unet['dim_mults']}, patch {unet['patch']}, {facts['parameters']:,} parameters",
+        ),
         ("diffusion", f"predicts {diffusion['prediction']}, {diffusion['schedule']} schedule, {diffusion['timesteps']} timesteps"),
         ("sampler", _sampler_text(config["sampler"])),
         ("guidance", "trained" if config["conditioning"]["guidance_trained"] else "not trained: only guidance 1"),
@@ -54,12 +57,13 @@ def model(path: str, as_json: bool) -> None:
         if names:
             rows.append((axis, f"{_shorten(names)}, wired as {_wiring(config['conditioning'], axis)}"))
     origin = config["provenance"]
+    digest = facts["sha256"]["model.safetensors"][:16]
     rows += [
         ("trained on", origin["training_data"]),
         ("terms", origin["training_data_terms"]),
         ("identities", origin["identities"]),
         ("made by", origin["command"] or "unknown"),
-        ("weights", f"{human_bytes(facts['weights_bytes'])}, {', '.join(facts['dtypes'])}, sha256 {facts['sha256']['model.safetensors'][:16]}..."),
+        ("weights", f"{human_bytes(facts['weights_bytes'])}, {', '.join(facts['dtypes'])}, sha256 {digest}..."),
         ("checksums", "match"),
     ]
     if origin["notes"]:
@@ -98,7 +102,11 @@ def weight_header(path: Path) -> dict[str, dict[str, Any]]:
             if not 2 <= length <= min(_HEADER_LIMIT, path.stat().st_size - 8):
                 raise ValueError(f"a header of {length} bytes")
             raw = json.loads(f.read(length))
-        tensors = {name: {"dtype": str(t["dtype"]), "shape": [int(n) for n in t["shape"]]} for name, t in raw.items() if name != "__metadata__"}
+        tensors = {
+            name: {"dtype": str(t["dtype"]), "shape": [int(n) for n in t["shape"]]}
+            for name, t in raw.items()
+            if name != "__metadata__"
+        }
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
         raise ModelFormatError(f"{path}: not a safetensors file: {e}") from e
     return tensors
@@ -111,9 +119,10 @@ def weight_header(path: Path) -> dict[str, dict[str, Any]]:
 @click.option("--deep", is_flag=True, help="Decode every frame of PNG trees; compare the checksum of packed sets.")
 @json_option
 def data(tree: Path, mapping: Path | None, window: int, deep: bool, as_json: bool) -> None:
-    """Show what TREE holds, a tree of real silhouettes or a packed training set: counts per axis, gaps, short, empty and damaged recordings.
+    """Show what TREE holds, a tree of real silhouettes or a packed training set.
 
-    Leaves with code 0 whatever is found; with --json look at "problems".
+    Counts per axis, gaps, and short, empty and damaged recordings, before anyone trains on them. Leaves with
+    code 0 whatever is found; with --json look at "problems".
 
     \b
     gaitcrafter-rt inspect data CASIA-B-pkl
@@ -148,15 +157,18 @@ def packed_facts(packed: PackedClips) -> dict[str, Any]:
         counts[axis] = {name: int((values == i).sum()) for i, name in enumerate(getattr(packed.labels, axis))}
     test = int((packed.split == 1).sum())
     meta = packed.meta
-    return {"packed": str(packed.folder), "clips": len(packed), "train": len(packed) - test, "test": test, "shape": list(meta.shape),
-            "source": meta.source, "terms": meta.terms, "made_by": meta.made_by, "axes": counts}  # fmt: skip
+    return {"packed": str(packed.folder), "clips": len(packed), "train": len(packed) - test, "test": test,
+            "shape": list(meta.shape), "source": meta.source, "terms": meta.terms, "made_by": meta.made_by,
+            "axes": counts}  # fmt: skip
 
 
 def _show_packed(packed: PackedClips, deep: bool) -> None:
     facts = packed_facts(packed)
+    frames, height, width = packed.meta.shape
+    parts = f"{facts['train']} train, {facts['test']} test"
     rows = [
         ("packed set", facts["packed"]),
-        ("clips", f"{facts['clips']} of {packed.meta.frames} frames, {packed.meta.height}x{packed.meta.width}; {facts['train']} train, {facts['test']} test"),
+        ("clips", f"{facts['clips']} of {frames} frames, {height}x{width}; {parts}"),
         ("source", facts["source"]),
         ("terms", facts["terms"]),
         ("made by", facts["made_by"] or "unknown"),

@@ -17,7 +17,9 @@ from .common import FOLDER, json_option, note, print_json, progress
 @click.option("--frames", default=30, show_default=True, help="Frames of a clip.")
 @click.option("--stride", type=int, help="Frames from one window to the next.  [default: --frames]")
 @click.option("--align", is_flag=True, help="Start windows at double support, where the gait shows one.")
-@click.option("--partition", type=FOLDER, help='OpenGait partition JSON: TRAIN_SET trains, TEST_SET is held out, others are left out.')
+@click.option(
+    "--partition", type=FOLDER, help="OpenGait partition JSON: TRAIN_SET trains, TEST_SET is held out, others are left out."
+)
 @click.option("--skip-damaged", is_flag=True, help="Leave damaged recordings out instead of stopping at the first.")
 @json_option
 def pack(tree: Path, out: Path, as_json: bool, **options: object) -> None:

@@ -53,7 +53,7 @@ def build_request(
 ) -> ClipRequest:
     """Check the options against the labels of the model.
 
-    ``lists`` maps an axis to its option values ("001,002", "all"); ``blends`` are identities such as "001+002" or "0.3*001+0.7*002".
+    ``lists`` maps an axis to its option values ("001,002", "all"); ``blends`` are identities as "001+002" or "0.3*001+0.7*002".
     Raises InvalidRequestError that names the option, what came and what is allowed.
     """
     if not 1 <= clips_per <= MAX_CLIPS:
@@ -70,7 +70,9 @@ def build_request(
             wanted = list(known)
         choices[axis] = [{_known(label, known, option, axis): 1.0} for label in wanted]
         if len(set(wanted)) != len(wanted):
-            raise InvalidRequestError(f"{option} names {next(w for w in wanted if wanted.count(w) > 1)!r} twice; --clips-per makes more clips")
+            raise InvalidRequestError(
+                f"{option} names {next(w for w in wanted if wanted.count(w) > 1)!r} twice; --clips-per makes more clips"
+            )
     if blends:
         known = vocabulary.get("identity", ())
         choices["identity"] = [*choices.get("identity", []), *(parse_blend(text, known) for text in blends)]

@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, get_args
 
 import click
@@ -72,7 +71,9 @@ def _number_or_text(annotation: Any) -> type:
 @click.option("--out", required=True, type=FOLDER, help="Run folder: checkpoints, sample sheets, at the end the package OUT/model.")
 @_settings_options
 @click.option("--unet", multiple=True, metavar="FIELD=JSON", help="Change a field of the network, as dim=64. Repeatable.")
-@click.option("--dropout", multiple=True, metavar="AXIS=P", help="Share of clips whose label is hidden, as identity=0.1. Repeatable.")
+@click.option(
+    "--dropout", multiple=True, metavar="AXIS=P", help="Share of clips whose label is hidden, as identity=0.1. Repeatable."
+)
 @json_option
 def train(as_json: bool, **options: Any) -> None:
     """Train a model on a packed training set (extra: train).
@@ -131,8 +132,8 @@ class _Bar:
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
             text = "step {task.fields[step]}  x0 error {task.fields[error]}  {task.fields[rate]} clips/s  left {task.fields[left]}"
-            self._bar = Progress(BarColumn(bar_width=30), TextColumn("{task.percentage:>5.1f}%"), TextColumn(text), TimeElapsedColumn(),
-                                 console=console(err=True))  # fmt: skip
+            columns = (BarColumn(bar_width=30), TextColumn("{task.percentage:>5.1f}%"), TextColumn(text), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=console(err=True))
             self._bar.start()
             task = self._bar.add_task("", total=1.0, step=0, error="-", rate="-", left="-")
 

@@ -50,7 +50,9 @@ def render(out: Path, views: str, covariates: str, as_json: bool, **options: int
     if as_json:
         counts = {axis: len(getattr(packed.labels, axis)) for axis in ("identity", "view", "covariate")}
         test = int((packed.split == 1).sum())
-        print_json({"out": str(folder), "clips": len(packed), "train": len(packed) - test, "test": test, "labels": counts, "bytes": size})
+        print_json(
+            {"out": str(folder), "clips": len(packed), "train": len(packed) - test, "test": test, "labels": counts, "bytes": size}
+        )
     else:
         click.echo(f"{len(packed)} rendered clips in {folder} ({human_bytes(size)})")
 

@@ -21,8 +21,8 @@ _HOMES = {
     "window_starts": ".windows",
 }  # fmt: skip
 __all__ = [
-    "SPLIT_TEST", "SPLIT_TRAIN", "BuildReport", "Mapping", "PackedClips", "PackedMeta", "PackedWriter", "ScanReport", "build_packed",
-    "normalise_silhouettes", "pack", "read_pickle", "scan", "unpack", "window_starts",
+    "SPLIT_TEST", "SPLIT_TRAIN", "BuildReport", "Mapping", "PackedClips", "PackedMeta", "PackedWriter", "ScanReport",
+    "build_packed", "normalise_silhouettes", "pack", "read_pickle", "scan", "unpack", "window_starts",
 ]  # fmt: skip
 
 

@@ -58,7 +58,8 @@ def build_packed(
         frames: length of a window.
         stride: frames from one window to the next, default ``frames`` (no overlap).
         align: start windows at double support where the gait shows one (data/windows.py).
-        partition: JSON of OpenGait, {"TRAIN_SET": [...], "TEST_SET": [...]}; identities in neither are left out. Default: all train.
+        partition: JSON of OpenGait, {"TRAIN_SET": [...], "TEST_SET": [...]}; identities in neither are left out.
+            Default: all train.
         skip_damaged: leave damaged recordings out instead of raising; the report names them.
         progress: called as progress(recordings done, recordings in all).
 

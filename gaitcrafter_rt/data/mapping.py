@@ -8,9 +8,9 @@ A mapping file is JSON::
                 "rename": {"view": {"000": "000"}}}]}
 
 A pattern is a path relative to the tree, with ``/`` between folders. ``{identity}``, ``{view}``, ``{covariate}``, ``{sequence}``,
-``{dataset}`` and ``{frame}`` take one or more characters other than ``/``, the earlier of two as few as it can; ``{view:d}`` takes
-digits only; ``{*}`` takes anything within a folder's name; a field that comes again must be the same text again. Rules are tried in order
-and the first that fits a file wins. Files end in .pkl (one sequence each) or .png (one frame each).
+``{dataset}`` and ``{frame}`` take one or more characters other than ``/``, the earlier of two as few as it can; ``{view:d}``
+takes digits only; ``{*}`` takes anything within a folder's name; a field that comes again must be the same text again. Rules are
+tried in order and the first that fits a file wins. Files end in .pkl (one sequence each) or .png (one frame each).
 ``constants`` gives fields that no path holds; ``rename`` replaces values. Files that fit no rule are left alone and counted.
 """
 
@@ -70,7 +70,9 @@ class Mapping(BaseModel):
             raise DataFormatError(f"{path}: not JSON: {e}") from e
         version = raw.get("format_version") if isinstance(raw, dict) else None
         if isinstance(version, int) and version > MAPPING_VERSION:
-            raise UnsupportedVersionError(f"{path}: format_version {version} is newer than {MAPPING_VERSION}; upgrade gaitcrafter-rt")
+            raise UnsupportedVersionError(
+                f"{path}: format_version {version} is newer than {MAPPING_VERSION}; upgrade gaitcrafter-rt"
+            )
         return cls.parse(raw, str(path))
 
     @classmethod
@@ -104,7 +106,9 @@ class CompiledRule:
         pattern = rule.pattern
         ending = pattern.rpartition(".")[2].lower()
         if ending not in ("pkl", "png"):
-            raise DataFormatError(f"{source}: the pattern {pattern!r} must end in .pkl (one sequence a file) or .png (one frame a file)")
+            raise DataFormatError(
+                f"{source}: the pattern {pattern!r} must end in .pkl (one sequence a file) or .png (one frame a file)"
+            )
         parts, seen, end = [], set(), 0
         for token in _TOKEN.finditer(pattern):
             name, digits = token.groups()
@@ -154,7 +158,10 @@ BUILT_IN = Mapping(
             constants={"dataset": "CASIA-B"},
         ),
         Rule(pattern="{identity}/{covariate}-{sequence:d}/{view}/{view}-aligned-sils.pkl"),
-        Rule(pattern="{identity}/{sequence:d}-{covariate}/{view}/{*:d}-{view}-Camera-Sils_aligned.pkl", constants={"dataset": "SUSTech1K"}),
+        Rule(
+            pattern="{identity}/{sequence:d}-{covariate}/{view}/{*:d}-{view}-Camera-Sils_aligned.pkl",
+            constants={"dataset": "SUSTech1K"},
+        ),
         Rule(pattern="{identity}/{covariate}-{sequence:d}/{view}/{view}.pkl"),
         Rule(pattern="{identity}/{sequence:d}/{view}/{view}.pkl"),
         Rule(pattern="{identity}/{covariate}/{view}/{view}.pkl"),

@@ -201,7 +201,7 @@ class PackedWriter:
         self._target = refuse_occupied_folder(folder)
         self._tmp = temporary_folder_beside(self._target)
         self._cleanup = weakref.finalize(self, shutil.rmtree, self._tmp, True)
-        self._file = open(self._tmp / "clips.npy", "w+b")  # noqa: SIM115 - lives until finish()
+        self._file = (self._tmp / "clips.npy").open("w+b")
         self._header_bytes = self._write_header(0)
 
     def __len__(self) -> int:
@@ -288,7 +288,10 @@ class PackedWriter:
         self._count += count
 
     def finish(self) -> Path:
-        """Write index and meta, flush, rename into place; returns the folder. Raises OutputError, or InvalidRequestError if empty."""
+        """Write index and meta, flush, rename into place; returns the folder.
+
+        Raises OutputError, or InvalidRequestError if nothing was appended.
+        """
         if self._file.closed:
             raise InvalidRequestError("this packed set is finished already")
         if not self._count:

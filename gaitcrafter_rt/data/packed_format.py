@@ -16,7 +16,7 @@ from ..files import PathLike
 FORMAT = "gaitcrafter-packed"
 FORMAT_VERSION = 1
 SPLIT_TRAIN, SPLIT_TEST = 0, 1
-COLUMNS: dict[str, type] = {axis: np.int32 for axis in AXES} | {"sequence": np.int32, "split": np.uint8}
+COLUMNS: dict[str, type] = dict.fromkeys(AXES, np.int32) | {"sequence": np.int32, "split": np.uint8}
 _META_LIMIT = 64 << 20
 
 

@@ -24,10 +24,13 @@ MAX_SIDE = 1024
 _MAX_OPCODES = 400
 # What pickling an ndarray emits under protocols 2 to 5; everything else is refused before the unpickler starts.
 _OPCODES = frozenset(
-    """PROTO FRAME STOP GLOBAL STACK_GLOBAL REDUCE BUILD MARK TUPLE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWTRUE NEWFALSE
-    BININT BININT1 BININT2 LONG1 SHORT_BINBYTES BINBYTES BINBYTES8 BYTEARRAY8 SHORT_BINUNICODE BINUNICODE BINUNICODE8
-    SHORT_BINSTRING BINSTRING BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET""".split()
-)
+    (
+        "PROTO", "FRAME", "STOP", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "MARK", "TUPLE", "EMPTY_TUPLE", "TUPLE1", "TUPLE2",
+        "TUPLE3", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8",
+        "BYTEARRAY8", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINSTRING", "BINSTRING", "BINPUT", "LONG_BINPUT",
+        "MEMOIZE", "BINGET", "LONG_BINGET",
+    )
+)  # fmt: skip
 
 
 class _Dtype:
@@ -154,7 +157,9 @@ def _build(found: object) -> np.ndarray:
     if not isinstance(shape, tuple) or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape):
         raise DataFormatError(f"holds an array of shape {shape!r:.80}")
     if len(shape) != 3 or max(shape[1:]) > MAX_SIDE:
-        raise DataFormatError(f"holds an array of shape {shape}; [frames, rows, columns] up to {MAX_SIDE} pixels a side is expected")
+        raise DataFormatError(
+            f"holds an array of shape {shape}; [frames, rows, columns] up to {MAX_SIDE} pixels a side is expected"
+        )
     if isinstance(data, str):
         data = data.encode("latin-1")
     if not isinstance(data, bytes | bytearray) or len(data) != shape[0] * shape[1] * shape[2]:

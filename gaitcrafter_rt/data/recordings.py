@@ -96,7 +96,9 @@ def find_recordings(tree: PathLike, mapping: Mapping | None = None) -> Found:
         files = tuple(path for _, path in sorted(ranks[best]))
         kind = rules[best].kind
         if kind == "pkl" and len(files) > 1:
-            found.duplicates.append(f"{', '.join(files[:3])}: {len(files)} files of one recording; a mapping file can tell them apart")
+            found.duplicates.append(
+                f"{', '.join(files[:3])}: {len(files)} files of one recording; a mapping file can tell them apart"
+            )
             files = files[:1]
         found.recordings.append(Recording(root, kind, *key, files))  # type: ignore[arg-type]
     if not found.recordings:
@@ -116,14 +118,14 @@ def full_range(frames: np.ndarray) -> np.ndarray:
 
 
 def fit_size(frames: np.ndarray, source: str) -> np.ndarray:
-    """Aligned silhouettes [T, 64 or 128, width] to [T, 64, 64]: 128 rows are averaged two by two, missing columns are padded evenly.
+    """Aligned silhouettes [T, 64 or 128, width] to [T, 64, 64].
 
-    Raises DataFormatError for other sizes.
+    128 rows are averaged two by two, missing columns are padded evenly on both sides. Raises DataFormatError for other sizes.
     """
     count, height, width = frames.shape
     if height not in (SIZE, 2 * SIZE) or width > height or width % (2 * height // SIZE):
         raise DataFormatError(
-            f"{source}: frames of {height}x{width}; aligned silhouettes have 64 rows and up to 64 columns (as 64x64 and 64x44), or twice that"
+            f"{source}: frames of {height}x{width}; aligned silhouettes have 64 rows and at most 64 columns, or twice that"
         )
     if height == 2 * SIZE:
         blocks = frames.reshape(count, SIZE, 2, width // 2, 2)

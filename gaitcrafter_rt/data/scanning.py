@@ -25,8 +25,8 @@ class ScanReport:
     """Counts and findings; ``to_dict`` for JSON, ``problems`` for a verdict.
 
     ``axes`` maps an axis to its labels and their numbers of recordings. ``missing`` counts, per dataset, combinations of identity,
-    (covariate, sequence) and view that are absent although each occurs somewhere. ``frames`` counts those with a person in them; PNG frames are
-    taken by name unless ``deep``. Lists hold at most 20 examples; the counts beside them are complete.
+    (covariate, sequence) and view that are absent although each occurs somewhere. ``frames`` counts those with a person in
+    them; PNG frames are taken by name unless ``deep``. Lists hold at most 20 examples; the counts beside them are complete.
     """
 
     tree: str
@@ -58,11 +58,17 @@ class ScanReport:
         found = [
             (self.damaged, "recordings are damaged or refused"),
             (self.empty, "recordings hold no frame with a person"),
-            (self.short, f"recordings are shorter than {self.window} frames and give no clip ({self.few} of them below {_FEW} frames)"),
+            (
+                self.short,
+                f"recordings are shorter than {self.window} frames and give no clip ({self.few} of them below {_FEW} frames)",
+            ),
             (len(self.duplicates), "recordings come in several files, of which one is taken"),
             (self.missing, "combinations of identity, covariate and view are missing"),
             (self.unmatched, "files fit no rule and are left alone"),
-            (self.zero_one, "recordings hold 0/1 instead of 0/255; they are read right here, but OpenGait would see them 255 times too dark"),
+            (
+                self.zero_one,
+                "recordings hold 0/1 instead of 0/255; they are read right here, but OpenGait would see them 255 times too dark",
+            ),
             (self.synthetic, "recordings carry the prefix syn- of generated clips; do not call a set that holds them real"),
         ]
         return [f"{count} {text}" for count, text in found if count]
@@ -73,7 +79,12 @@ class ScanReport:
 
 
 def scan(
-    tree: PathLike, mapping: Mapping | PathLike | None = None, *, window: int = 30, deep: bool = False, progress: Progress | None = None
+    tree: PathLike,
+    mapping: Mapping | PathLike | None = None,
+    *,
+    window: int = 30,
+    deep: bool = False,
+    progress: Progress | None = None,
 ) -> ScanReport:
     """Look through a tree of real data.
 
@@ -103,7 +114,12 @@ def scan(
     report.axes = {axis: _counts(found.recordings, axis) for axis in AXES}
     report.sizes = dict(sizes.most_common())
     usable = np.array([n for n in lengths if n is not None] or [0])
-    report.frames = {"total": int(usable.sum()), "min": int(usable.min()), "median": float(np.median(usable)), "max": int(usable.max())}
+    report.frames = {
+        "total": int(usable.sum()),
+        "min": int(usable.min()),
+        "median": float(np.median(usable)),
+        "max": int(usable.max()),
+    }
     _gaps(found.recordings, report)
     report.synthetic = sum(r.identity.startswith("syn-") for r in found.recordings)
     return report

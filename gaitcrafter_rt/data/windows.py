@@ -1,9 +1,9 @@
 """Fixed-length windows out of recordings, at will aligned to the gait.
 
-The legs are furthest apart at double support, twice per gait cycle, so from the side the spread of the lower body over the columns
-rises and falls with half the period of the gait: a silhouette does not tell the left leg from the right, and the phase is known up to
-half a cycle. In oblique views the two supports look different and the period is often the whole cycle. Seen from the front or the
-back the spread may show no rhythm at all; such recordings are cut unaligned.
+The legs are furthest apart at double support, twice per gait cycle, so from the side the spread of the lower body over the
+columns rises and falls with half the period of the gait: a silhouette does not tell the left leg from the right, and the phase is
+known up to half a cycle. In oblique views the two supports look different and the period is often the whole cycle. Seen from the
+front or the back the spread may show no rhythm at all; such recordings are cut unaligned.
 """
 
 from __future__ import annotations

@@ -28,7 +28,9 @@ def draw_frames(batch: ClipBatch, *, scale: int = 3, columns: int | None = None)
     """
     count = len(batch)
     if not 1 <= count <= MAX_CLIPS:
-        raise InvalidRequestError(f"an animation shows 1 to {MAX_CLIPS} clips, got {count}: slice the batch, as in batch[:{MAX_CLIPS}]")
+        raise InvalidRequestError(
+            f"an animation shows 1 to {MAX_CLIPS} clips, got {count}: slice the batch, as in batch[:{MAX_CLIPS}]"
+        )
     scale = checked("scale", scale, 1, 8)
     columns = checked("columns", columns or min(count, max(1, math.ceil(math.sqrt(count * 1.6)))), 1, MAX_CLIPS)
     columns = min(columns, count)
@@ -37,9 +39,7 @@ def draw_frames(batch: ClipBatch, *, scale: int = 3, columns: int | None = None)
     cell_w, cell_h = width * scale, height * scale
     line = _TEXT + 6
     page = blank(2 * MARGIN + columns * (cell_w + _GAP) - _GAP, 2 * MARGIN + rows * (cell_h + line + _GAP) - _GAP)
-    corners = [
-        (MARGIN + (i % columns) * (cell_w + _GAP), MARGIN + (i // columns) * (cell_h + line + _GAP)) for i in range(count)
-    ]
+    corners = [(MARGIN + (i % columns) * (cell_w + _GAP), MARGIN + (i // columns) * (cell_h + line + _GAP)) for i in range(count)]
     for i, (x, y) in enumerate(corners):
         write(page, x + cell_w // 2, y + cell_h + 3, fit(batch.label(i), _TEXT, cell_w), _TEXT, ink=FAINT, anchor="ma")
     base = np.asarray(page)

@@ -18,7 +18,7 @@ _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234567
 
 
 def encode_name(label: str) -> str:
-    """A folder name for one label. Raises InvalidRequestError for an empty label, control characters or text that is not Unicode."""
+    """A folder name for one label. Raises InvalidRequestError for an empty label, control characters or broken Unicode."""
     if not label:
         raise InvalidRequestError("an empty label cannot name a folder")
     if any(ord(c) < 32 or ord(c) == 127 for c in label):
@@ -30,9 +30,7 @@ def encode_name(label: str) -> str:
     if label == ANY:
         return f"%{ord(ANY[0]):02X}{ANY[1:]}"
     last = len(data) - 1
-    return "".join(
-        chr(b) if chr(b) in _PLAIN or (b == 0x2E and 0 < i < last) else f"%{b:02X}" for i, b in enumerate(data)
-    )
+    return "".join(chr(b) if chr(b) in _PLAIN or (b == 0x2E and 0 < i < last) else f"%{b:02X}" for i, b in enumerate(data))
 
 
 def decode_name(name: str) -> str:
@@ -45,5 +43,7 @@ def blend_name(weights: Mapping[str, float]) -> str:
     parts = [encode_name(k) + ("" if w == 1 else f"={w:.9g}") for k, w in sorted(weights.items())]
     name = "+".join(parts)
     if len(name) > MAX_BYTES:
-        raise InvalidRequestError(f"the name {name:.60}... has {len(name)} bytes; file systems allow about {MAX_BYTES}: use shorter labels")
+        raise InvalidRequestError(
+            f"the name {name:.60}... has {len(name)} bytes; file systems allow about {MAX_BYTES}: use shorter labels"
+        )
     return name

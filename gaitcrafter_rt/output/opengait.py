@@ -34,9 +34,9 @@ FORMAT_VERSION = 1
 
 
 def pickle_array(array: np.ndarray) -> bytes:
-    """A C-ordered uint8 array as a protocol-3 pickle that every numpy from 1.x to 2.x reads, whatever numpy wrote it.
+    """A C-ordered uint8 array as a protocol-3 pickle that every numpy 1 and 2 reads.
 
-    numpy 2 itself would name ``numpy._core.multiarray``, which OpenGait's usual numpy 1 does not have; the old path is read by both.
+    numpy 2 itself would name ``numpy._core.multiarray``, which OpenGait's usual numpy 1 does not have; both read the old path.
     Written opcode by opcode, so that the bytes depend on nothing but the array.
     """
     if array.dtype != np.uint8 or array.nbytes >= 1 << 32:
@@ -148,9 +148,7 @@ class OpenGaitWriter:
         except OSError as e:
             self.discard()
             raise OutputError(f"{self._root} could not be written: {e.strerror}; nothing is left of it") from e
-        self._sequences.append(
-            {"path": path, "clip_index": int(batch.clip_indices[index]), "conditions": batch.conditions[index]}
-        )
+        self._sequences.append({"path": path, "clip_index": int(batch.clip_indices[index]), "conditions": batch.conditions[index]})
 
     def _folder(self, condition: dict[str, Any]) -> str:
         if "cond" in condition:
@@ -165,7 +163,9 @@ class OpenGaitWriter:
             path = "/".join(parts[:depth])
             # Two labels that differ in case only would share a folder on the file systems of Windows and macOS.
             if self._folded.setdefault(path.casefold(), path) != path:
-                raise InvalidRequestError(f"labels {path!r} and {self._folded[path.casefold()]!r} differ in upper and lower case only")
+                raise InvalidRequestError(
+                    f"labels {path!r} and {self._folded[path.casefold()]!r} differ in upper and lower case only"
+                )
         self._identities[identity] = condition.get("identity", {})
         return "/".join(parts)
 
@@ -185,7 +185,12 @@ class OpenGaitWriter:
             raise InvalidRequestError("an OpenGait tree needs at least one clip; none was added")
         names = sorted(self._identities)
         report = OpenGaitReport(
-            self._root, len(names), len(self._sequences), self._shape[0], recogniser_settings(len(names), self._shape[0]), self._notes()
+            self._root,
+            len(names),
+            len(self._sequences),
+            self._shape[0],
+            recogniser_settings(len(names), self._shape[0]),
+            self._notes(),
         )
         manifest = {
             "format": "gaitcrafter-opengait-tree", "format_version": FORMAT_VERSION, "synthetic": True, "edges": self._edges,
@@ -214,9 +219,9 @@ class OpenGaitWriter:
         assert self._shape is not None
         frames, height, width = self._shape
         notes = [
-            "add the identities of partition.json to the TRAIN_SET of your own partition file; OpenGait ignores ids that are not listed",
+            "add the identities of partition.json to the TRAIN_SET of your partition; OpenGait ignores ids that are not listed",
             "class_num counts the identities of this tree; add those of the real training set that you train with",
-            f"frames_skip_num must be 0: with DeepGaitV2's default of 4 OpenGait asks for 34 frames, and a clip of {frames} would wrap around",
+            f"frames_skip_num must be 0: DeepGaitV2's default of 4 asks for 34 frames, and a clip of {frames} would wrap around",
         ]
         if (height, width) not in ((64, 64), (64, 44), (128, 128), (128, 88)):
             notes.append(f"clips are {height}x{width}; the models of OpenGait expect 64x64")
@@ -225,7 +230,9 @@ class OpenGaitWriter:
         if self._empty_frames:
             notes.append(f"{self._empty_frames} frames hold no foreground at all; inspect the clips before training on them")
         if self._foreground and self._cut / self._foreground > 0.01:
-            notes.append(f"{self._cut / self._foreground:.1%} of the foreground lies in the columns that BaseSilCuttingTransform cuts off")
+            notes.append(
+                f"{self._cut / self._foreground:.1%} of the foreground lies in the columns that BaseSilCuttingTransform cuts off"
+            )
         return notes
 
 

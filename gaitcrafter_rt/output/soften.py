@@ -1,9 +1,9 @@
 """Grey borders as real silhouettes have them.
 
-OpenGait's pretreatment shrinks a mask of about a hundred rows to 64 with a cubic kernel, so the borders of real silhouettes are grey,
-and binary clips can be told from them by their borders alone. ``soft_edges`` walks the same road: enlarge the clip, smooth it to undo
-the staircase, threshold (a camera's mask is binary too), and shrink it with the same cubic kernel. Pixels that were foreground stay
-at 128 or above and the others at 127 or below, so that thresholding at 128 gives the clip back, bit for bit.
+OpenGait's pretreatment shrinks a mask of about a hundred rows to 64 with a cubic kernel, so the borders of real silhouettes are
+grey, and binary clips can be told from them by their borders alone. ``soft_edges`` walks the same road: enlarge the clip, smooth it
+to undo the staircase, threshold (a camera's mask is binary too), and shrink it with the same cubic kernel. Pixels that were
+foreground stay at 128 or above and the others at 127 or below, so that thresholding at 128 gives the clip back, bit for bit.
 
 Rows and smoothing were chosen to bring the share and the histogram of the greys close to those of rendered walkers before their
 threshold (tests/output/test_soften.py measures both).

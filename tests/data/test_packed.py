@@ -20,7 +20,9 @@ def make(folder: Path, count: int = 5, shape: tuple[int, int, int] = (3, 8, 8)) 
     f, h, w = shape
     with PackedWriter(folder, labels=LABELS, source="rendered", frames=f, height=h, width=w, terms="free", made_by="test") as out:
         for i, clip in enumerate(clips):
-            out.append(clip * 255, identity="002" if i % 2 else "001", view=i % 2, covariate=None, sequence=i, split=int(i == count - 1))
+            out.append(
+                clip * 255, identity="002" if i % 2 else "001", view=i % 2, covariate=None, sequence=i, split=int(i == count - 1)
+            )
     return clips
 
 
@@ -62,9 +64,8 @@ def test_many_rows_keep_the_header_size(tmp_path: Path) -> None:
 
 
 def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), PackedWriter(tmp_path / "s", labels={}, source="real") as out:
-        out.append(np.zeros((30, 64, 64), np.uint8))
-        raise RuntimeError
+    with pytest.raises(InvalidRequestError), PackedWriter(tmp_path / "s", labels={}, source="real") as out:
+        out.append_many(np.zeros((2, 30, 64, 64), np.uint8), sequence=[1])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -42,7 +42,8 @@ def test_raw_casia_b_frames(put: Put, tmp_path: Path, raw: Make) -> None:
     assert report.clips == len(packed) == 4
     np.testing.assert_array_equal(packed.clips[0], want[:30] >= 128)
     assert packed.names(3) == {"dataset": "CASIA-B", "identity": "002", "view": "090", "covariate": "nm"}
-    assert packed.meta.source == "real" and packed.meta.terms == "made up"
+    assert packed.meta.source == "real"
+    assert packed.meta.terms == "made up"
 
 
 def test_frames_are_ordered_by_number_not_by_text(put: Put, raw: Make) -> None:
@@ -61,16 +62,19 @@ def test_frames_are_ordered_by_number_not_by_text(put: Put, raw: Make) -> None:
         ("SUSTech1K", "0000/00-nm/000/06-000-Camera-Sils_aligned.pkl", None, ("SUSTech1K", "0000", "nm", "00", "000")),
         (
             "OUMVLP raw, mapped", "Silhouette_015-00/00001/0001.png",
-            {"pattern": "Silhouette_{view:d}-{sequence:d}/{identity:d}/{frame:d}.png", "constants": {"dataset": "OUMVLP", "covariate": "nm"}},
+            {"pattern": "Silhouette_{view:d}-{sequence:d}/{identity:d}/{frame:d}.png",
+             "constants": {"dataset": "OUMVLP", "covariate": "nm"}},
             ("OUMVLP", "00001", "nm", "00", "015"),
         ),
         (
             "GREW, mapped", "00001train/00/4XPn5Z28/4XPn5Z28.pkl",
-            {"pattern": "{identity}/{*}/{sequence}/{sequence}.pkl", "constants": {"dataset": "GREW"}, "rename": {"identity": {"00001train": "g1"}}},
+            {"pattern": "{identity}/{*}/{sequence}/{sequence}.pkl", "constants": {"dataset": "GREW"},
+             "rename": {"identity": {"00001train": "g1"}}},
             ("GREW", "g1", None, "4XPn5Z28", None),
         ),
         (
-            "merged", "CASIA-B/001/nm-01/090/090.pkl", {"pattern": "{dataset}/{identity}/{covariate}-{sequence:d}/{view}/{view}.pkl"},
+            "merged", "CASIA-B/001/nm-01/090/090.pkl",
+            {"pattern": "{dataset}/{identity}/{covariate}-{sequence:d}/{view}/{view}.pkl"},
             ("CASIA-B", "001", "nm", "01", "090"),
         ),
     ],
@@ -118,16 +122,28 @@ def test_scan_names_what_is_wrong(put: Put, figure: Make) -> None:
     (tree / "003" / "nm-01" / "090" / "090.pkl").write_bytes(b"cos\nsystem\n(S'touch /tmp/x'\ntR.")
     seen: list[tuple[int, int]] = []
     report = scan(tree, progress=lambda done, total: seen.append((done, total)))
-    assert report.recordings == 10 and seen[-1] == (10, 10)
+    assert report.recordings == 10
+    assert seen[-1] == (10, 10)
     assert report.axes["identity"] == {"001": 3, "002": 4, "003": 2, "syn-001": 1}
     assert report.axes["view"] == {"000": 4, "090": 6}
-    assert (report.damaged, report.empty, report.short, report.few, report.zero_one, report.synthetic, report.unmatched) == (1, 1, 2, 1, 1, 1, 1)
-    assert "003/nm-01/090" in report.damaged_examples[0] and "GLOBAL" not in report.damaged_examples[0][:20]
+    assert (report.damaged, report.empty, report.short, report.few, report.zero_one, report.synthetic, report.unmatched) == (
+        1,
+        1,
+        2,
+        1,
+        1,
+        1,
+        1,
+    )
+    assert "003/nm-01/090" in report.damaged_examples[0]
+    assert "GLOBAL" not in report.damaged_examples[0][:20]
     assert report.empty_examples == ["003/nm-01/000/000.pkl"]
     assert sorted(report.short_examples) == ["002/bg-01/000/000.pkl (20 frames)", "002/bg-01/090/090.pkl (3 frames)"]
     # 4 identities x 3 kinds x 2 views, 10 of them there
-    assert report.missing == 14 and "001/bg-01/000" in report.missing_examples
-    assert report.problems[0] == "1 recordings are damaged or refused" and len(report.problems) == 7
+    assert report.missing == 14
+    assert "001/bg-01/000" in report.missing_examples
+    assert report.problems[0] == "1 recordings are damaged or refused"
+    assert len(report.problems) == 7
     assert json.loads(json.dumps(report.to_dict()))["frames"]["max"] == 32
 
 
@@ -157,8 +173,10 @@ def test_partition_and_merged_identities(put: Put, tmp_path: Path, figure: Make)
     report = build_packed(tree, tmp_path / "out", mapping=mapping, partition=partition)
     packed = PackedClips.open(tmp_path / "out")
     assert (report.clips, report.recordings, report.not_listed) == (4, 2, 1)
-    assert packed.labels.identity == ["A-001", "B-001"] and packed.labels.dataset == ["A", "B"]
-    assert packed.split.tolist() == [1, 1, 0, 0] and packed.sequence.tolist() == [0, 0, 1, 1]
+    assert packed.labels.identity == ["A-001", "B-001"]
+    assert packed.labels.dataset == ["A", "B"]
+    assert packed.split.tolist() == [1, 1, 0, 0]
+    assert packed.sequence.tolist() == [0, 0, 1, 1]
 
 
 def test_short_and_damaged_recordings(put: Put, tmp_path: Path, figure: Make) -> None:

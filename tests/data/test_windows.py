@@ -19,7 +19,11 @@ Make = Callable[..., np.ndarray]
 def test_double_supports_of_a_swing(period: int, start: int, figure: Make) -> None:
     clip = figure(90, start=start, period=period)
     # The legs are furthest apart where |sin| = 1.
-    want = [t for t in range(1, 89) if abs(abs(np.sin(2 * np.pi * (t + start) / period)) - 1) < 1e-9 or (t + start - period / 4) % (period / 2) < 1]
+    want = [
+        t
+        for t in range(1, 89)
+        if abs(abs(np.sin(2 * np.pi * (t + start) / period)) - 1) < 1e-9 or (t + start - period / 4) % (period / 2) < 1
+    ]
     got = double_supports(clip)
     assert spread_period(lower_body_spread(clip)) == pytest.approx(period / 2, abs=1)
     assert len(got) >= 90 // (period / 2) - 2
@@ -33,13 +37,15 @@ def test_period_of_rendered_walkers(walker: int, view: int) -> None:
     clip = render_clip(identity, view, "nm", 0, frames=90)
     half = identity.style.stride_time * 25 / 2
     period = spread_period(lower_body_spread(clip))
-    assert period is not None and min(abs(period - half), abs(period - 2 * half)) < 1.2
+    assert period is not None
+    assert min(abs(period - half), abs(period - 2 * half)) < 1.2
 
 
 def test_aligned_windows_do_not_depend_on_where_the_recording_was_cut() -> None:
     clip = render_clip(sample_identity(0, 1), 90, "nm", 0, frames=100)
     whole, aligned = window_starts(clip, 30, align=True)
-    assert aligned and len(whole) == 2
+    assert aligned
+    assert len(whole) == 2
     peaks = double_supports(clip)
     for cut in (3, 7, 12, 20):
         starts, _ = window_starts(clip[cut:], 30, align=True)

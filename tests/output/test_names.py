@@ -12,6 +12,9 @@ from gaitcrafter_rt.errors import InvalidRequestError
 from gaitcrafter_rt.output.names import blend_name, decode_name, encode_name
 
 LABELS = st.text(st.characters(blacklist_categories=("Cc", "Cs")), min_size=1, max_size=60)
+# Four bytes of UTF-8 make twelve of a name, so that three labels of four characters fit.
+SHORT = st.text(st.characters(blacklist_categories=("Cc", "Cs")), min_size=1, max_size=4)
+BLENDS = st.dictionaries(SHORT, st.sampled_from([1.0, 0.5, 0.25, -1.0]), min_size=1, max_size=3)
 
 
 @settings(max_examples=300, deadline=None)
@@ -19,20 +22,18 @@ LABELS = st.text(st.characters(blacklist_categories=("Cc", "Cs")), min_size=1, m
 def test_names_are_plain_and_reversible(label: str) -> None:
     name = encode_name(label)
     assert decode_name(name) == label
-    assert name.isascii() and os.path.basename(name) == name and name not in (".", "..", "any")
-    assert not set(name) & set('/\\:*?"<>|+= \0') and not name.startswith(".") and not name.endswith(".")
+    assert name.isascii()
+    assert os.path.basename(name) == name
+    assert name not in (".", "..", "any")
+    assert not set(name) & set('/\\:*?"<>|+= \0')
+    assert not name.startswith(".")
+    assert not name.endswith(".")
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.dictionaries(LABELS, st.sampled_from([1.0, 0.5, 0.25, -1.0]), min_size=1, max_size=3),
-       st.dictionaries(LABELS, st.sampled_from([1.0, 0.5, 0.25, -1.0]), min_size=1, max_size=3))  # fmt: skip
+@given(BLENDS, BLENDS)
 def test_different_blends_have_different_names(a: dict[str, float], b: dict[str, float]) -> None:
-    try:
-        names = blend_name(a), blend_name(b)
-    except InvalidRequestError as e:
-        assert "bytes" in str(e)
-        return
-    assert (names[0] == names[1]) == (a == b)
+    assert (blend_name(a) == blend_name(b)) == (a == b)
 
 
 @pytest.mark.parametrize(

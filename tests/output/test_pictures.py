@@ -41,7 +41,8 @@ def test_sheet_labels_differ_with_the_labels(make: Callable[..., ClipBatch]) -> 
     from gaitcrafter_rt.output.sheet import draw_sheet
 
     a, b = (np.asarray(draw_sheet(make([{"identity": name}]), frames=1)) for name in ("001", "002"))
-    assert a.shape == b.shape and (a != b).any()
+    assert a.shape == b.shape
+    assert (a != b).any()
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp"])
@@ -49,7 +50,8 @@ def test_animations(batch: ClipBatch, tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"a.{kind}"
     getattr(batch, f"save_{kind}")(path, scale=1, fps=25)
     with Image.open(path) as picture:
-        assert picture.format == kind.upper() and picture.n_frames == 30
+        assert picture.format == kind.upper()
+        assert picture.n_frames == 30
         lasts = []
         for frame in (0, 7, 29):
             picture.seek(frame)
@@ -57,7 +59,8 @@ def test_animations(batch: ClipBatch, tmp_path: Path, kind: str) -> None:
             shown = np.asarray(picture.convert("L"))
             lasts.append(picture.info["duration"])
             assert holds(shown, batch[2][frame], 1)
-        assert lasts == [40, 40, 40] and picture.info["loop"] == 0
+        assert lasts == [40, 40, 40]
+        assert picture.info["loop"] == 0
 
 
 def test_video(batch: ClipBatch, tmp_path: Path) -> None:
@@ -67,7 +70,9 @@ def test_video(batch: ClipBatch, tmp_path: Path) -> None:
     about = next(reader)
     width, height = about["size"]
     frames = [np.frombuffer(f, np.uint8).reshape(height, width, 3)[..., 0] for f in reader]
-    assert len(frames) == 60 and about["fps"] == 25 and about["codec"] == "h264"
+    assert len(frames) == 60
+    assert about["fps"] == 25
+    assert about["codec"] == "h264"
     want = np.repeat(np.repeat(batch[0][4], 2, 0), 2, 1)
     got = frames[4][8 : 8 + 128, 8 : 8 + 128]
     assert np.abs(got.astype(int) - want).mean() < 6
@@ -84,7 +89,8 @@ def test_notebook_pictures(batch: ClipBatch) -> None:
     assert Image.open(io.BytesIO(batch._repr_png_())).format == "PNG"
     html = batch._repr_html_()
     gif = base64.b64decode(re.search(r"base64,([^\"]+)", html).group(1))
-    assert Image.open(io.BytesIO(gif)).n_frames == 30 and "6 clips" in html
+    assert Image.open(io.BytesIO(gif)).n_frames == 30
+    assert "6 clips" in html
 
 
 def test_notebook_escapes_what_strangers_named(batch: ClipBatch) -> None:
@@ -117,5 +123,6 @@ def test_too_many_and_no_clips(make: Callable[..., ClipBatch], tmp_path: Path) -
 def test_text_fits() -> None:
     assert fit("short", 13, 200) == "short"
     cut = fit("a very long identity name " * 10, 13, 100)
-    assert cut.endswith("...") and text_width(cut, 13) <= 100
+    assert cut.endswith("...")
+    assert text_width(cut, 13) <= 100
     assert fit("a\nb\x00", 13, 200) == "a b "

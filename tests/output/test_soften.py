@@ -28,4 +28,5 @@ def test_share_and_histogram_of_greys() -> None:
 def test_blank_and_full_frames_stay() -> None:
     clip = np.stack([np.zeros((64, 64), np.uint8), np.full((64, 64), 255, np.uint8)])
     soft = soft_edges(clip)
-    assert soft[0].max() == 0 and soft[1].min() == 255
+    assert soft[0].max() == 0
+    assert soft[1].min() == 255
