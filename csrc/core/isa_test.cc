@@ -1,0 +1,73 @@
+#include "core/isa.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <string>
+
+#include "core/error.h"
+
+namespace gaitcrafter {
+namespace {
+
+class IsaTest : public ::testing::Test {
+ protected:
+  void TearDown() override { unsetenv("GAITCRAFTER_ISA"); }
+};
+
+// The kernel lists what it lets programs use; an independent reading of the same bits.
+bool kernel_lists(const std::string& flag) {
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  for (std::string line; std::getline(cpuinfo, line);)
+    if (line.rfind("flags", 0) == 0) return (line + " ").find(" " + flag + " ") != std::string::npos;
+  return false;
+}
+
+TEST_F(IsaTest, AgreesWithTheKernel) {
+  EXPECT_TRUE(isa_supported(Isa::kPortable));
+  EXPECT_EQ(isa_supported(Isa::kAvx2), kernel_lists("avx2") && kernel_lists("fma"));
+  EXPECT_EQ(isa_supported(Isa::kAvx512), kernel_lists("avx512f") && kernel_lists("avx512bw") && kernel_lists("avx512dq") &&
+                                             kernel_lists("avx512vl"));
+}
+
+TEST_F(IsaTest, ChoosesTheWidest) {
+  unsetenv("GAITCRAFTER_ISA");
+  const Isa isa = choose_isa();
+  EXPECT_TRUE(isa_supported(isa));
+  if (isa != Isa::kAvx512) {
+    EXPECT_FALSE(isa_supported(static_cast<Isa>(static_cast<int>(isa) + 1)));
+  }
+  setenv("GAITCRAFTER_ISA", "", 1);
+  EXPECT_EQ(choose_isa(), isa);
+}
+
+TEST_F(IsaTest, ObeysTheEnvironment) {
+  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+    setenv("GAITCRAFTER_ISA", std::string(isa_name(isa)).c_str(), 1);
+    if (isa_supported(isa)) {
+      EXPECT_EQ(choose_isa(), isa);
+      continue;
+    }
+    try {
+      choose_isa();
+      FAIL();
+    } catch (const Error& e) {
+      EXPECT_EQ(e.status(), Status::kCapability);
+    }
+  }
+}
+
+TEST_F(IsaTest, RefusesAnUnknownName) {
+  setenv("GAITCRAFTER_ISA", "avx1024", 1);
+  try {
+    choose_isa();
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.status(), Status::kInvalidRequest);
+    EXPECT_NE(std::string(e.what()).find("avx1024"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace gaitcrafter

@@ -1,0 +1,47 @@
+"""The native test module ``_gc_test``: every op and a raw forward, per instruction set (tests/native/CMakeLists.txt)."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+ISAS = ("portable", "avx2", "avx512")
+HERE = Path(__file__).parent
+
+
+def load() -> ModuleType:
+    """Looks in GAITCRAFTER_TEST_MODULE (a folder), then beside this file."""
+    for folder in (os.environ.get("GAITCRAFTER_TEST_MODULE"), str(HERE)):
+        if folder and any(Path(folder).glob("_gc_test*.so")):
+            sys.path.insert(0, folder)
+            return importlib.import_module("_gc_test")
+    pytest.skip(
+        "_gc_test is not built; configure with -DGAITCRAFTER_TESTS=ON -DGAITCRAFTER_DEV_TREE=ON", allow_module_level=True
+    )
+
+
+def need(native: ModuleType, isa: str) -> str:
+    if not native.isa_supported(isa):
+        pytest.skip(f"this processor has no {isa}")
+    return isa
+
+
+def pixels(x: torch.Tensor) -> np.ndarray:
+    """``[N, C, H, W]`` to the native ``[N, H, W, C]`` fp32."""
+    return np.ascontiguousarray(x.permute(0, 2, 3, 1).float().numpy())
+
+
+def planes(y: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(y).permute(0, 3, 1, 2).double()
+
+
+def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
+    assert got.shape == want.shape
+    return float((got.double() - want).norm() / want.norm())

@@ -1,0 +1,48 @@
+"""Objects compiled for one instruction set export their op table and nothing else.
+
+A function that such an object emits as a weak symbol (an inline function of a header, a template) competes with the copies
+of other objects, and the linker keeps any one: an AVX-512 copy in a program that runs on an older processor. So the
+objects may define no external or weak symbol but the table.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TABLES = {"portable": "kOpsPortable", "avx2": "kOpsAvx2", "avx512": "kOpsAvx512"}
+FLAGS = {
+    "portable": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
+}
+
+
+def defined_symbols(path: Path) -> set[str]:
+    """External and weak symbols that an object defines."""
+    out = subprocess.run(["nm", "-C", "--defined-only", "-g", str(path)], check=True, capture_output=True, text=True).stdout
+    return {line.split(" ", 2)[2] for line in out.splitlines() if line.strip()}
+
+
+@pytest.mark.parametrize("level", ["-O3", "-O1"])
+@pytest.mark.parametrize("isa", TABLES)
+def test_only_the_table_is_exported(isa: str, level: str, tmp_path: Path) -> None:
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if compiler is None or shutil.which("nm") is None:
+        pytest.skip("no C++ compiler or no nm")
+    obj = tmp_path / "unit.o"
+    command = [compiler, "-std=c++20", level, "-ffp-contract=fast", "-fno-math-errno", f"-DGC_OP_TABLE={TABLES[isa]}"]
+    command += [*FLAGS[isa], f"-I{ROOT / 'csrc'}", "-c", str(ROOT / "csrc/ops/isa_unit.cc"), "-o", str(obj)]
+    subprocess.run(command, check=True)
+    assert defined_symbols(obj) == {f"gaitcrafter::{TABLES[isa]}"}
+
+
+def test_the_build_uses_the_flags_tested_here() -> None:
+    text = (ROOT / "csrc/ops/CMakeLists.txt").read_text()
+    for isa, table in TABLES.items():
+        line = next(li for li in text.splitlines() if li.startswith("gaitcrafter_isa_unit(") and table in li)
+        assert line.removesuffix(")").split()[2:] == FLAGS[isa]
