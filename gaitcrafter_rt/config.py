@@ -174,8 +174,8 @@ class Provenance(_Strict):
 class ModelConfig(_Strict):
     """The whole of ``config.json``."""
 
-    format: Literal["gaitcrafter-model"] = FORMAT
-    format_version: Annotated[Literal[1], Strictly] = FORMAT_VERSION
+    format: Literal["gaitcrafter-model"] = "gaitcrafter-model"
+    format_version: Annotated[Literal[1], Strictly] = 1
     name: Annotated[str, Field(min_length=1, max_length=128)] = "unnamed"
     clip: ClipShape = ClipShape()
     unet: UNetConfig = UNetConfig()

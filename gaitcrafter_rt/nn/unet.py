@@ -6,6 +6,8 @@ into the batch; only temporal attention, temporal convolution and clip-wide Grou
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,7 +62,7 @@ class UNet3D(nn.Module):
         last = len(dims) - 2
         self.downs = nn.ModuleList()
         self.ups = nn.ModuleList()
-        for i, (width_in, width) in enumerate(zip(dims[:-1], dims[1:], strict=True)):
+        for i, (width_in, width) in enumerate(pairwise(dims)):
             level = Level(u, i, width_in, width, time_dim, tables)
             if i < last:
                 level.downsample = nn.Conv2d(width, width, 4, stride=2, padding=1)
@@ -126,7 +128,7 @@ class UNet3D(nn.Module):
             bias = position_bias(self.position_bias.weight, frames, u.position_max_distance)
         rotary = rotary_tables(frames, u.rotary_dim, y.device) if u.rotary_dim else None
         if self.positional is not None:
-            n, c, h, w = y.shape
+            n = y.shape[0]
             place = self.positional["frame"][:, :, None, None] + self.positional["spatial"][None]
             y = y + place.to(y.dtype).repeat(n // frames, 1, 1, 1)
         if self.init_temporal_attention is not None:

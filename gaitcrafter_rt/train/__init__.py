@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .loop import run
+    from .loop import forecast, run
     from .settings import TrainSettings
 
-__all__ = ["TrainSettings", "run"]
+__all__ = ["TrainSettings", "forecast", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "run":
-        from .loop import run
+    if name in ("forecast", "run"):
+        from . import loop
 
-        return run
+        return getattr(loop, name)
     if name == "TrainSettings":
         from .settings import TrainSettings
 

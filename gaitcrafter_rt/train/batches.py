@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,7 @@ class Batches:
     """Random access to training batches of a packed set."""
 
     def __init__(
-        self, data: PackedClips, config: ModelConfig, batch: int, seed: int, dropout: dict[str, float], split: int = SPLIT_TRAIN
+        self, data: PackedClips, config: ModelConfig, batch: int, seed: int, dropout: Mapping[str, float], split: int = SPLIT_TRAIN
     ) -> None:
         self.data, self.config, self.batch, self.seed, self.dropout = data, config, batch, seed, dropout
         self.rows = np.flatnonzero(data.split == split)
@@ -51,7 +52,7 @@ class Batches:
     def _epoch_rows(self, step: int) -> np.ndarray:
         """Every epoch is one permutation of the clips, so that all are seen equally often."""
         n, first = len(self.rows), step * self.batch
-        out = []
+        out: list[int] = []
         while len(out) < self.batch:
             epoch, offset = divmod(first + len(out), n)
             order = np.random.Generator(np.random.Philox(key=[self.seed ^ 0x5EED, epoch])).permutation(n)

@@ -31,8 +31,10 @@ Generates gait silhouettes: {clip.frames} frames of {clip.height}x{clip.width}, 
 - Identities: **{p.identities}**
 - Training data: {p.training_data}
 - Terms of the training data: {p.training_data_terms}
-- Parameters: {params:,}; predicts {cfg.diffusion.prediction}; {cfg.diffusion.schedule} schedule, {cfg.diffusion.timesteps} timesteps
-- Trained for {run.step:,} steps of {run.settings.batch} clips, {run.cpu_seconds / 3600:.2f} CPU hours; weights are the moving average
+- Parameters: {params:,}
+- Predicts {cfg.diffusion.prediction}; {cfg.diffusion.schedule} schedule, {cfg.diffusion.timesteps} timesteps
+- Trained for {run.step:,} steps of {run.settings.batch} clips, {run.cpu_seconds / 3600:.2f} CPU hours;
+  the weights are the moving average
 - Mean squared x0 error over the last {len(run.recent)} steps: {sum(run.recent) / max(len(run.recent), 1):.4f}
 
 Command:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..samplers.schedule import alphas_cumprod
+from ..samplers.schedule import ScheduleName, alphas_cumprod
 
 
 class NoiseSchedule:
     """``alphas_cumprod`` of a schedule as fp32 tensors on the training device."""
 
-    def __init__(self, schedule: str, timesteps: int, device: torch.device) -> None:
+    def __init__(self, schedule: ScheduleName, timesteps: int, device: torch.device) -> None:
         ab = torch.from_numpy(alphas_cumprod(schedule, timesteps))
         self.timesteps = timesteps
         self.sqrt_ab = ab.sqrt().float().to(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,10 @@ class Ema:
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(zip(self.names, self.avg, strict=True))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The averaged weights as numpy arrays, for a model package."""
+        return {name: avg.cpu().numpy() for name, avg in self.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name, avg in zip(self.names, self.avg, strict=True):

@@ -81,6 +81,28 @@ class Run:
         self.step, self.cpu_seconds = state["step"], state["cpu_seconds"]
 
 
+def forecast(settings: TrainSettings, steps: int = 4) -> dict[str, Any]:
+    """Time a few steps and say what the whole run would take; writes nothing.
+
+    Returns parameters, seconds_per_step, clips_per_second, hours (wall clock, this machine as loaded now).
+    """
+    run, batches = _open(settings, None)
+    bf16 = _bf16(run)
+    _step(run, batches.at(0), bf16)  # the first one also pays for set-up
+    wall, cpu = time.monotonic(), time.process_time()
+    for step in range(1, steps + 1):
+        _step(run, batches.at(step), bf16)
+    wall, cpu = (time.monotonic() - wall) / steps, (time.process_time() - cpu) / steps
+    total = settings.hours * 3600 / cpu if settings.hours else settings.steps
+    return {
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "seconds_per_step": wall,
+        "clips_per_second": settings.batch / wall,
+        "steps": int(total),
+        "hours": total * wall / 3600,
+    }
+
+
 def run(settings: TrainSettings, progress: Progress | None = None, command: list[str] | None = None) -> Path:
     """Train until ``steps`` (or ``hours`` of CPU time) are done and return the folder of the model package, ``OUT/model``.
 
@@ -88,27 +110,30 @@ def run(settings: TrainSettings, progress: Progress | None = None, command: list
     ``progress`` gets a dict per step: step, of, loss, x0_error, seconds_left, clips_per_second.
     """
     out = Path(settings.out)
+    state = _begin(out)
+    run, batches = _open(settings, command)
+    if state is not None:
+        run.restore(state)
+    final = out / "model"
+    if final.exists() and not _done(run):
+        final.rename(out / f"model-{time.strftime('%Y%m%d-%H%M%S')}")
+    with _Stop() as stop:
+        _steps(run, batches, progress, stop, out)
+    checkpoint.save(out, run.state())
+    if _done(run) and not final.exists():
+        save_sheet(run.ema, run, out / f"sheet-{run.step:06d}.png")
+        write_package(final, run.config, run.ema.arrays(), model_card(run))
+    return final
+
+
+def _open(settings: TrainSettings, command: list[str] | None) -> tuple[Run, Batches]:
     data = PackedClips.open(settings.data)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     frames, height, width = data.meta.shape
     shape = ClipShape(frames=frames, height=height, width=width)
     config = model_config(settings, data.labels, shape, data.meta.source, data.meta.terms, _command(command))
-    state = _begin(out)
-    run = _build(settings, config)
-    if state is not None:
-        run.restore(state)
-    final = out / "model"
-    if final.exists() and not _done(run):
-        final.rename(out / f"model-{time.strftime('%Y%m%d-%H%M%S')}")
-    batches = Batches(data, config, settings.batch, settings.seed, settings.dropout)
-    with _Stop() as stop:
-        _steps(run, batches, progress, stop, out)
-    checkpoint.save(out, run.state())
-    if _done(run) and not final.exists():
-        save_sheet(run.ema, run, out / f"sheet-{run.step:06d}.png")
-        write_package(final, config, run.ema.state_dict(), model_card(run))
-    return final
+    return _build(settings, config), Batches(data, config, settings.batch, settings.seed, {a: p for a, p in settings.dropout.items()})
 
 
 def _begin(out: Path) -> dict[str, Any] | None:
@@ -137,7 +162,9 @@ def _build(settings: TrainSettings, config: ModelConfig) -> Run:
 
 def _groups(model: UNet3D, settings: TrainSettings) -> list[dict[str, Any]]:
     """Weight decay for matrices only; a higher rate for label tables, whose rows see one clip in as many as there are labels."""
-    tables, matrices, vectors = [], [], []
+    tables: list[torch.nn.Parameter] = []
+    matrices: list[torch.nn.Parameter] = []
+    vectors: list[torch.nn.Parameter] = []
     for name, p in model.named_parameters():
         if ".tables." in name or name.endswith(".embedding"):
             tables.append(p)
@@ -153,7 +180,7 @@ def _groups(model: UNet3D, settings: TrainSettings) -> list[dict[str, Any]]:
 
 def _steps(run: Run, batches: Batches, progress: Progress | None, stop: _Stop, out: Path) -> None:
     settings = run.settings
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and _fast_bf16(run.device))
+    bf16 = _bf16(run)
     started, first = time.monotonic(), run.step
     clock = time.process_time()
     while not _done(run) and not stop.asked:
@@ -229,9 +256,11 @@ def _report(run: Run, loss: float, seconds_per_step: float) -> dict[str, Any]:
     }
 
 
-def _fast_bf16(device: torch.device) -> bool:
+def _bf16(run: Run) -> bool:
     """bf16 pays where the processor multiplies it natively; elsewhere autocast is slower than fp32."""
-    if device.type == "cuda":
+    if run.settings.precision != "auto":
+        return run.settings.precision == "bf16"
+    if run.device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "avx512_bf16" in _cpu_flags()
 

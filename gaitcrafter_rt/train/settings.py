@@ -82,7 +82,9 @@ def model_config(
             name=settings.name,
             clip=clip,
             unet=_with_levels(preset, settings.unet),
-            conditioning=Conditioning(**wiring, guidance_trained=any(v > 0 for v in settings.dropout.values())),
+            conditioning=Conditioning.model_validate(
+                {**wiring, "guidance_trained": any(v > 0 for v in settings.dropout.values())}
+            ),
             labels=labels,
             diffusion=Diffusion(
                 prediction=settings.prediction, schedule=settings.schedule, timesteps=settings.timesteps

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from .identity import BodyShape
@@ -37,7 +39,7 @@ class Figure:
 
     def add_chain(self, nodes: list[tuple[np.ndarray, np.ndarray]]) -> None:
         """Add the hull of every two neighbours, which gives a body with a profile that need not be convex."""
-        for first, second in zip(nodes, nodes[1:], strict=False):
+        for first, second in pairwise(nodes):
             self.add(first, second)
 
     def box(self, origin: np.ndarray, frame: np.ndarray, half: tuple[float, float, float], rounding: float) -> None:

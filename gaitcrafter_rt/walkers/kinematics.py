@@ -101,7 +101,7 @@ def rotation(yaw: _Angle, roll: _Angle, pitch: _Angle) -> np.ndarray:
     yaw, roll, pitch = np.broadcast_arrays(*(np.atleast_1d(np.radians(a)) for a in (yaw, roll, pitch)))
     sin_y, cos_y, sin_r, cos_r = np.sin(yaw), np.cos(yaw), np.sin(roll), np.cos(roll)
     sin_p, cos_p = np.sin(pitch), np.cos(pitch)
-    out = np.empty(yaw.shape + (3, 3))
+    out = np.empty((*yaw.shape, 3, 3))
     row0 = (cos_p, np.zeros_like(cos_p), sin_p)
     row1 = (sin_r * sin_p, cos_r, -sin_r * cos_p)
     for column in range(3):
