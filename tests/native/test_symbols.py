@@ -28,14 +28,13 @@ def defined_symbols(path: Path) -> set[str]:
     return {line.split(" ", 2)[2] for line in out.splitlines() if line.strip()}
 
 
-@pytest.mark.parametrize("level", ["-O3", "-O1"])
 @pytest.mark.parametrize("isa", TABLES)
-def test_only_the_table_is_exported(isa: str, level: str, tmp_path: Path) -> None:
+def test_only_the_table_is_exported(isa: str, tmp_path: Path) -> None:
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None or shutil.which("nm") is None:
         pytest.skip("no C++ compiler or no nm")
     obj = tmp_path / "unit.o"
-    command = [compiler, "-std=c++20", level, "-ffp-contract=fast", "-fno-math-errno", f"-DGC_OP_TABLE={TABLES[isa]}"]
+    command = [compiler, "-std=c++20", "-O3", "-ffp-contract=fast", "-fno-math-errno", f"-DGC_OP_TABLE={TABLES[isa]}"]
     command += [*FLAGS[isa], f"-I{ROOT / 'csrc'}", "-c", str(ROOT / "csrc/ops/isa_unit.cc"), "-o", str(obj)]
     subprocess.run(command, check=True)
     assert defined_symbols(obj) == {f"gaitcrafter::{TABLES[isa]}"}
