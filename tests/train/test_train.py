@@ -42,7 +42,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(data: Path, out: Path, **changes: object) -> TrainSettings:
-    base = dict(data=str(data), out=str(out), steps=6, batch=4, threads=1, unet=TINY, checkpoint_every=2, sample_every=0, sampler_steps=3)
+    base = {
+        "data": str(data), "out": str(out), "steps": 6, "batch": 4, "threads": 1, "unet": TINY, "checkpoint_every": 2,
+        "sample_every": 0, "sampler_steps": 3,
+    }  # fmt: skip
     return TrainSettings.checked(**{**base, **changes})
 
 
@@ -68,14 +71,14 @@ def test_a_run_leaves_a_package_that_opens(data: Path, tmp_path: Path) -> None:
 def test_resuming_gives_the_same_bits_as_not_stopping(data: Path, tmp_path: Path) -> None:
     run(settings(data, tmp_path / "whole"))
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop_after_three(report: dict) -> None:
         if report["step"] == 3:
-            raise Stop
+            raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         run(settings(data, tmp_path / "parts"), stop_after_three)
     run(settings(data, tmp_path / "parts"))  # from the checkpoint of step 2
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
