@@ -123,10 +123,10 @@ def _show(result: dict[str, Any]) -> None:
     host = result["machine"]
     out = console()
     where = f"{host['cpu']}, {host['processors']} processors, load {host['load']}"
-    out.print(f"{result['model']['name']} on {where}; {result['repeats']} warm clips")
-    table = Table(box=None, padding=(0, 2), header_style="bold")
-    for name in ("steps", "threads", "precision", "isa", "open ms", "cold ms", "p50 ms", "p90 ms", "p99 ms", "cpu ms"):
-        table.add_column(name, justify="left" if name in ("precision", "isa") else "right")
+    out.print(f"{result['model']['name']} on {where}; {result['repeats']} warm clips; milliseconds")
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    for name in ("steps", "threads", "precision", "isa", "open", "cold", "p50", "p90", "p99", "cpu"):
+        table.add_column(name, justify="left" if name in ("precision", "isa") else "right", no_wrap=True)
     for row in result["rows"]:
         numbers = [f"{1000 * row[key]:.1f}" for key in ("open_s", "cold_s", "p50_s", "p90_s", "p99_s", "cpu_s")]
         table.add_row(str(row["steps"]), str(row["threads"]), row["precision"], row["isa"], *numbers)

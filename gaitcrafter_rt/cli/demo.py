@@ -27,7 +27,8 @@ def demo(out: Path, model: str, seed: int, threads: int | None, as_json: bool) -
     from ..package import read_config
     from .generate import run_generate
 
-    labels = read_config(resolve_model(model)).labels
+    config = read_config(resolve_model(model))
+    labels = config.labels
     people = labels.identity[:2]
     views = labels.view[:: max(1, (len(labels.view) - 1) // 3)][:4]
     result = run_generate(
@@ -41,4 +42,5 @@ def demo(out: Path, model: str, seed: int, threads: int | None, as_json: bool) -
     click.echo(f"{result['clips']} clips in {result['seconds']:.1f} s; look at")
     for written in result["written"]:
         click.echo(f"  {out / written['path']}")
-    note("made by a model of rendered walkers, not of captured people" if model == "walker" else "", as_json)
+    if config.provenance.identities == "rendered":
+        note("the model was trained on rendered walkers, not on captured people", as_json)

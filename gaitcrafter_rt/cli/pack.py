@@ -13,7 +13,7 @@ from .common import FOLDER, json_option, note, print_json, progress
 @click.argument("tree", type=FOLDER)
 @click.argument("out", type=FOLDER)
 @click.option("--mapping", type=FOLDER, help="JSON that says which part of a path is the identity, the view, ... (docs/data.md).")
-@click.option("--terms", required=True, help="On what terms the data may be used; goes into every model trained on it.")
+@click.option("--terms", default="unknown", show_default=True, help="Terms of the data; they go into every model trained on it.")
 @click.option("--frames", default=30, show_default=True, help="Frames of a clip.")
 @click.option("--stride", type=int, help="Frames from one window to the next.  [default: --frames]")
 @click.option("--align", is_flag=True, help="Start windows at double support, where the gait shows one.")
@@ -37,6 +37,8 @@ def pack(tree: Path, out: Path, as_json: bool, **options: object) -> None:
     if as_json:
         print_json(report.to_dict())
         return
+    if options["terms"] == "unknown":
+        note("note: the terms of the data are unknown; --terms says them, and they stay with every model trained on it", as_json)
     click.echo(f"{report.clips} clips of {report.recordings} recordings in {report.out}")
     for count, text in (
         (report.too_short, "recordings were too short for a clip"),

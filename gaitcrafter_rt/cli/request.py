@@ -108,5 +108,5 @@ def parse_blend(text: str, known: Sequence[str]) -> dict[str, float]:
 def _known(label: str, known: Sequence[str], option: str, axis: str) -> str:
     if label not in known:
         shown = ", ".join(known[:12]) + (f", ... ({len(known)} in all)" if len(known) > 12 else "")
-        raise InvalidRequestError(f"{option}: {label!r} is not a {axis} of this model; it knows {shown or 'none on this axis'}")
+        raise InvalidRequestError(f"{option}: this model has no {axis} {label!r:.140}; it knows {shown or 'none'}")
     return label

@@ -74,18 +74,20 @@ def _number_or_text(annotation: Any) -> type:
 @click.option(
     "--dropout", multiple=True, metavar="AXIS=P", help="Share of clips whose label is hidden, as identity=0.1. Repeatable."
 )
+@click.option("--dry-run", is_flag=True, help="Time a few steps, say what the run would take, write nothing.")
 @json_option
-def train(as_json: bool, **options: Any) -> None:
+def train(as_json: bool, dry_run: bool, **options: Any) -> None:
     """Train a model on a packed training set (extra: train).
 
     An interrupted run goes on where its newest checkpoint stopped: give the same command again. Ctrl-C finishes the step, saves and
     leaves.
 
     \b
+    gaitcrafter-rt train --data walkers48 --out run --dry-run
     gaitcrafter-rt train --data walkers48 --out run --hours 2
     gaitcrafter-rt train --data packed --out run --preset paper --steps 100000 --device cuda
     """
-    from ..train import run
+    from ..train import forecast, run
 
     given = {k: v for k, v in options.items() if v is not None and v != ()}
     given["data"], given["out"] = os.fspath(given["data"]), os.fspath(given["out"])
@@ -93,6 +95,9 @@ def train(as_json: bool, **options: Any) -> None:
     if "dropout" in given:
         given["dropout"] = TrainSettings.model_fields["dropout"].get_default() | given["dropout"]
     settings = TrainSettings.checked(**given)
+    if dry_run:
+        _show_forecast(forecast(settings), as_json)
+        return
     with _Bar(show=not as_json) as update:
         final = run(settings, progress=update, command=["gaitcrafter-rt", *sys.argv[1:]])
     finished = final.is_dir()
@@ -103,6 +108,17 @@ def train(as_json: bool, **options: Any) -> None:
         note(f"look at it with: gaitcrafter-rt inspect model {shlex.quote(str(final))}", as_json)
     else:
         note(f"stopped at step {update.last.get('step', 0)} and saved; the same command goes on from there", as_json)
+
+
+def _show_forecast(expected: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(expected)
+        return
+    speed = f"{expected['seconds_per_step']:.2f} s per step, {expected['clips_per_second']:.1f} clips/s"
+    click.echo(
+        f"{expected['parameters']:,} parameters, {speed}; "
+        f"{expected['steps']} steps take about {expected['hours']:.1f} hours on this machine as it is loaded now"
+    )
 
 
 def _pairs(option: str, texts: tuple[str, ...]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,7 +29,7 @@ def walkers() -> None:
 @click.option("--seed", default=0, show_default=True, help="Seed of the population and of every recording.")
 @click.option("--workers", default=1, show_default=True, help="Processes.")
 @json_option
-def render(out: Path, views: str, covariates: str, as_json: bool, **options: int) -> None:
+def render(out: Path, views: str, covariates: str, as_json: bool, **options: Any) -> None:
     """Render a packed training set into OUT, which must not exist or be empty.
 
     The clips depend on the options alone, not on --workers.
@@ -41,8 +42,8 @@ def render(out: Path, views: str, covariates: str, as_json: bool, **options: int
     from ..walkers import COVARIATES, VIEWS
     from ..walkers.training_set import render_training_set
 
-    options |= {"views": VIEWS if views == "all" else [_degrees(v) for v in split_list([views])]}  # type: ignore[dict-item]
-    options |= {"covariates": COVARIATES if covariates == "all" else split_list([covariates])}  # type: ignore[dict-item]
+    options |= {"views": VIEWS if views == "all" else [_degrees(v) for v in split_list([views])]}
+    options |= {"covariates": COVARIATES if covariates == "all" else split_list([covariates])}
     with progress("rendering", "clips") as update:
         folder = render_training_set(out, **options, progress=update)
     packed = PackedClips.open(folder)

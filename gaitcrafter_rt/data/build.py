@@ -132,7 +132,7 @@ def _person(recording: Recording, several: bool) -> str:
 
 
 def _vocabulary(recordings: list[Recording], several: bool) -> dict[str, list[str]]:
-    names = {
+    names: dict[str, set[str | None]] = {
         "dataset": {r.dataset for r in recordings},
         "identity": {_person(r, several) for r in recordings},
         "view": {r.view for r in recordings},

@@ -20,7 +20,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,7 +28,7 @@ from ..errors import DataFormatError, UnsupportedVersionError
 from ..files import PathLike
 
 FIELDS = ("dataset", "identity", "covariate", "sequence", "view", "frame")
-MAPPING_VERSION = 1
+MAPPING_VERSION: Final = 1
 _MAX_PATH = 1024
 # Each free field of a name multiplies the ways in which it can be cut; more would let one file name stall a scan.
 _MAX_FREE = 3

@@ -154,7 +154,7 @@ class PackedClips:
         digest = hashlib.sha256()
         step = max(1, (16 << 20) // self.meta.clip_bytes)
         for start in range(0, len(self), step):
-            digest.update(np.ascontiguousarray(self.bits[start : start + step]))
+            digest.update(np.ascontiguousarray(self.bits[start : start + step]).data)
         if digest.hexdigest() != self.meta.clips_sha256:
             raise DataFormatError(f"{self.folder}/clips.npy: sha256 differs from meta.json; the file is damaged, make it again")
 
@@ -276,7 +276,7 @@ class PackedWriter:
         rows = {axis: self._indices(axis, values, count) for axis, values in given.items()}
         rows["sequence"] = _whole("sequence", sequence, -1, count, -1, 2**31 - 1).astype(np.int32)
         rows["split"] = _whole("split", split, SPLIT_TRAIN, count, 0, SPLIT_TEST).astype(np.uint8)
-        data = np.ascontiguousarray(bits)
+        data = np.ascontiguousarray(bits).data
         try:
             self._file.write(data)
         except OSError as e:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,8 +13,8 @@ from ..config import AXES, Labels
 from ..errors import DataFormatError, UnsupportedVersionError
 from ..files import PathLike
 
-FORMAT = "gaitcrafter-packed"
-FORMAT_VERSION = 1
+FORMAT: Final = "gaitcrafter-packed"
+FORMAT_VERSION: Final = 1
 SPLIT_TRAIN, SPLIT_TEST = 0, 1
 COLUMNS: dict[str, type] = dict.fromkeys(AXES, np.int32) | {"sequence": np.int32, "split": np.uint8}
 _META_LIMIT = 64 << 20

@@ -139,7 +139,7 @@ def _check_opcodes(data: bytes) -> None:
         if opcode.name not in _OPCODES:
             raise DataFormatError(f"the instruction {opcode.name} has no place in a pickled array (protocols 2 to 5 are read)")
         # The unpickler makes a table as long as the highest memo number, whatever the file's size.
-        if opcode.name in ("BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET") and argument >= _MAX_OPCODES:
+        if opcode.name in ("BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET") and not 0 <= int(argument or 0) < _MAX_OPCODES:
             raise DataFormatError(f"memo number {argument} is out of range")
         encodes += opcode.name == "REDUCE"
     if encodes > 8:

@@ -159,7 +159,7 @@ def _gaps(recordings: list[Recording], report: ScanReport) -> None:
     for dataset in sorted({r.dataset for r in recordings}, key=str):
         here = [r for r in recordings if r.dataset == dataset]
         present = {(r.identity, (r.covariate, r.sequence), r.view) for r in here}
-        identities, kinds, views = ({p[i] for p in present} for i in range(3))
+        identities, kinds, views = {p[0] for p in present}, {p[1] for p in present}, {p[2] for p in present}
         missing = len(identities) * len(kinds) * len(views) - len(present)
         report.missing += missing
         if not missing:

@@ -54,7 +54,7 @@ def double_supports(frames: np.ndarray) -> list[int]:
         return []
     smooth = _smooth(spread)
     reach = max(2, period * 2 // 5)
-    peaks = []
+    peaks: list[int] = []
     for t in range(1, len(smooth) - 1):
         near = smooth[max(0, t - reach) : t + reach + 1]
         if smooth[t] == near.max() and (not peaks or t - peaks[-1] > reach):

@@ -17,6 +17,7 @@ import json
 import shutil
 import struct
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ class OpenGaitWriter:
             raise OutputError(f"{self._root} could not be written: {e.strerror}; nothing is left of it") from e
         self._sequences.append({"path": path, "clip_index": int(batch.clip_indices[index]), "conditions": batch.conditions[index]})
 
-    def _folder(self, condition: dict[str, Any]) -> str:
+    def _folder(self, condition: Mapping[str, Any]) -> str:
         if "cond" in condition:
             raise InvalidRequestError("clips made from a raw cond vector carry no identity; OpenGait needs one: save them as npz")
         identity = PREFIX + _part(condition, "identity")
@@ -243,7 +244,7 @@ def save_opengait(batch: ClipBatch, root: PathLike, *, edges: str = "hard") -> O
         return writer.finish()
 
 
-def _part(condition: dict[str, Any], axis: str) -> str:
+def _part(condition: Mapping[str, Any], axis: str) -> str:
     weights = condition.get(axis)
     if not weights:
         return ANY

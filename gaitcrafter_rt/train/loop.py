@@ -110,8 +110,8 @@ def run(settings: TrainSettings, progress: Progress | None = None, command: list
     ``progress`` gets a dict per step: step, of, loss, x0_error, seconds_left, clips_per_second.
     """
     out = Path(settings.out)
-    state = _begin(out)
     run, batches = _open(settings, command)
+    state = _begin(out)
     if state is not None:
         run.restore(state)
     final = out / "model"
