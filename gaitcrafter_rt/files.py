@@ -6,8 +6,8 @@ A reader sees the old state or the whole new one, never half a file, and nothing
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,7 +40,9 @@ def temporary_folder_beside(target: Path) -> Path:
     """A fresh folder on the same file system as ``target``, its parents made. Raises OutputError if that is impossible."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}-", dir=target.parent))
+        place = _hidden_name(target)
+        place.mkdir()
+        return place
     except OSError as e:
         raise OutputError(f"{target.parent} is not writable: {e.strerror or e}") from e
 
@@ -48,9 +50,6 @@ def temporary_folder_beside(target: Path) -> Path:
 def publish_folder(tmp: Path, target: Path) -> Path:
     """Rename ``tmp`` to ``target``, which must be absent or an empty folder. Raises OutputError."""
     try:
-        umask = os.umask(0)
-        os.umask(umask)
-        tmp.chmod(0o777 & ~umask)
         if target.is_dir() and not target.is_symlink():
             # rmdir refuses a folder that somebody filled in the meantime, which is what we want.
             target.rmdir()
@@ -92,7 +91,8 @@ def new_file(target: PathLike) -> Iterator[IO[bytes]]:
     path = refuse_existing_file(target)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd, name = tempfile.mkstemp(prefix=f".{path.name[:64]}-", suffix=path.suffix[:16], dir=path.parent)
+        name = _hidden_name(path)
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except OSError as e:
         raise OutputError(f"{path.parent} is not writable: {e.strerror or e}") from e
     try:
@@ -100,9 +100,6 @@ def new_file(target: PathLike) -> Iterator[IO[bytes]]:
             yield f
             f.flush()
             os.fsync(f.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
         try:
             # A hard link, unlike a rename, refuses a file that appeared in the meantime.
             os.link(name, path)
@@ -119,6 +116,11 @@ def new_file(target: PathLike) -> Iterator[IO[bytes]]:
     finally:
         with suppress(FileNotFoundError):
             os.unlink(name)
+
+
+def _hidden_name(target: Path) -> Path:
+    # Made by plain mkdir and open, so that the user's umask holds, which the functions of tempfile ignore.
+    return target.with_name(f".{target.name[:64]}-{secrets.token_hex(6)}")
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ from ..errors import DataFormatError
 from ..files import PathLike
 from .mapping import Mapping
 from .pickles import read_pickle
-from .recordings import Progress, Recording, find_recordings
+from .recordings import Progress, Recording, find_recordings, fit_size, full_range
 
 AXES = ("dataset", "identity", "covariate", "sequence", "view")
 _EXAMPLES = 20
@@ -134,7 +134,9 @@ def _examine(recording: Recording, report: ScanReport, sizes: Counter[str], deep
                 raw = read_pickle(recording.tree / recording.files[0])
                 sizes[f"{raw.shape[1]}x{raw.shape[2]}"] += 1
                 report.zero_one += bool(raw.size and raw.max() == 1)
-            frames = recording.load()
+                frames = fit_size(full_range(raw), recording.name)
+            else:
+                frames = recording.load()
             length = int(frames.any(axis=(1, 2)).sum())
     except DataFormatError as e:
         report.damaged += 1
