@@ -78,14 +78,15 @@ def generate(out: Path, as_json: bool, **options: Any) -> None:  # fmt: skip
     gaitcrafter-rt generate new --blend 001+002 --views 090 --format gif
     """
     result = run_generate(out, quiet=as_json, **options)
+    tree = result.pop("opengait_text", None)
     if as_json:
         print_json(result)
         return
     click.echo(f"{result['clips']} clips in {out} ({result['seconds']:.1f} s)")
     for written in result["written"]:
         click.echo(f"  {out / written['path']}")
-    if "opengait" in result:
-        click.echo(result["opengait_text"])
+    if tree:
+        click.echo(tree)
     for text in result["notes"]:
         note(f"note: {text}", as_json)
 
