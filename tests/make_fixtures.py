@@ -30,7 +30,7 @@ from gaitcrafter_rt.nn.unet import UNet3D
 from gaitcrafter_rt.package import write_package
 
 LABELS = Labels(identity=["001", "002", "003"], view=["000", "090"], covariate=["nm", "bg", "cl"])
-SMALL = dict(attention_heads=2, attention_dim_head=8, linear_heads=2, linear_dim_head=8, rotary_dim=8)
+SMALL = {"attention_heads": 2, "attention_dim_head": 8, "linear_heads": 2, "linear_dim_head": 8, "rotary_dim": 8}
 NOTE = Provenance(training_data="none: random weights", identities="unknown", notes="test fixture")
 
 

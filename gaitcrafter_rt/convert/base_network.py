@@ -95,14 +95,15 @@ def infer_unet(state: dict[str, Tensor], norm_groups: int) -> tuple[UNetConfig, 
     rotary = next((t for name, t in state.items() if name.endswith(ROTARY_FREQS)), None)
     try:
         config = UNetConfig.model_validate(
-            dict(
-                channels=channels, dim=dim, init_dim=init_dim, dim_mults=mults, init_kernel=kernel, norm=_norm_kind(state),
-                norm_groups=norm_groups, attention_heads=heads, attention_dim_head=qkv_rows // (3 * heads),
-                linear_heads=heads, linear_dim_head=linear_dim_head, spatial_linear_attention=linear,
-                temporal_attention=[True] * levels, temporal_conv=[False] * levels,
-                rotary_dim=2 * rotary.numel() if rotary is not None else 0,
-                position_buckets=buckets, position_max_distance=POSITION_MAX_DISTANCE,
-            )
+            {
+                "channels": channels, "dim": dim, "init_dim": init_dim, "dim_mults": mults, "init_kernel": kernel,
+                "norm": _norm_kind(state),
+                "norm_groups": norm_groups, "attention_heads": heads, "attention_dim_head": qkv_rows // (3 * heads),
+                "linear_heads": heads, "linear_dim_head": linear_dim_head, "spatial_linear_attention": linear,
+                "temporal_attention": [True] * levels, "temporal_conv": [False] * levels,
+                "rotary_dim": 2 * rotary.numel() if rotary is not None else 0,
+                "position_buckets": buckets, "position_max_distance": POSITION_MAX_DISTANCE,
+            }
         )  # fmt: skip
     except ValidationError as e:
         first = e.errors()[0]

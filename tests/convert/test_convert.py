@@ -10,9 +10,10 @@ import torch
 from base_checkpoints import COND, FRAMES, SIZE, diffusion, perturbed, saved, saved_by_trainer, unet_state
 from peers import in_double, relative_l2
 
+from gaitcrafter_rt.cli.main import main
 from gaitcrafter_rt.config import ModelConfig
 from gaitcrafter_rt.convert import convert_checkpoint
-from gaitcrafter_rt.errors import InvalidRequestError
+from gaitcrafter_rt.errors import InvalidRequestError, OutputError
 from gaitcrafter_rt.nn.unet import UNet3D
 from gaitcrafter_rt.package import read_config, read_weights
 
@@ -59,14 +60,20 @@ def test_what_is_read_and_what_is_assumed(tmp_path: Path) -> None:
     assert (config.unet.dim, config.unet.dim_mults, config.unet.channels) == (8, [1, 2], 1)
     assert (config.unet.attention_heads, config.unet.attention_dim_head, config.unet.linear_heads) == (4, 32, 4)
     assert (config.unet.init_kernel, config.unet.rotary_dim, config.unet.position_buckets) == (7, 32, 32)
-    assert config.conditioning.cond_dim == COND and config.conditioning.cond_columns is None
-    assert config.sampler.thresholding == "clip" and not config.conditioning.guidance_trained
-    assert config.name == "mine" and config.provenance.training_data == "CASIA-B"
+    assert config.conditioning.cond_dim == COND
+    assert config.conditioning.cond_columns is None
+    assert config.sampler.thresholding == "clip"
+    assert not config.conditioning.guidance_trained
+    assert config.name == "mine"
+    assert config.provenance.training_data == "CASIA-B"
     notes = config.provenance.notes
-    assert "model-7.pt" in notes and "'ema', step 7123" in notes
+    assert "model-7.pt" in notes
+    assert "'ema', step 7123" in notes
     assert "frames 30, size 64, norm_groups 8." in notes
     card = (tmp_path / "package" / "README.md").read_text()
-    assert notes in card and "raw vectors only" in card and "CASIA-B" in card
+    assert notes in card
+    assert "raw vectors only" in card
+    assert "CASIA-B" in card
 
 
 def test_nothing_is_assumed_where_all_is_said(tmp_path: Path) -> None:
@@ -124,7 +131,7 @@ def test_several_state_dicts_need_a_choice(tmp_path: Path) -> None:
         convert_checkpoint(file, tmp_path / "a", **CLIP)
     convert_checkpoint(file, tmp_path / "a", which="teacher", **CLIP)
     assert same_weights(tmp_path / "a", diffusion(seed=1))
-    with pytest.raises(InvalidRequestError, match="no state dict 'ema'.*student, teacher"):
+    with pytest.raises(InvalidRequestError, match=r"no state dict 'ema'.*student, teacher"):
         convert_checkpoint(file, tmp_path / "b", which="ema", **CLIP)
 
 
@@ -211,7 +218,8 @@ def test_guidance_cannot_be_checked_where_all_is_equal(tmp_path: Path) -> None:
     """Before step 2000 the trainer copies the model into the average, so that equality tells nothing."""
     file = saved_by_trainer(tmp_path, diffusion(), diffusion())
     config = read_config(convert_checkpoint(file, tmp_path / "p", guidance_trained=True, **CLIP))
-    assert config.conditioning.guidance_trained and "nothing could be checked" in config.provenance.notes
+    assert config.conditioning.guidance_trained
+    assert "nothing could be checked" in config.provenance.notes
 
 
 def test_guidance_without_conditions(tmp_path: Path) -> None:
@@ -222,5 +230,17 @@ def test_guidance_without_conditions(tmp_path: Path) -> None:
 def test_text_conditions_are_raw_vectors(tmp_path: Path) -> None:
     file = saved(tmp_path, unet_state(cond_dim=None, use_bert_text_cond=True))
     config = read_config(convert_checkpoint(file, tmp_path / "p", **CLIP))
-    assert config.conditioning.cond_dim == 768 and config.conditioning.cond_columns is None
+    assert config.conditioning.cond_dim == 768
+    assert config.conditioning.cond_columns is None
     assert "text is not read" in config.provenance.notes
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps(LABELS))
+    file = saved_by_trainer(tmp_path, diffusion(), diffusion())
+    command = ["convert", str(file), str(tmp_path / "package"), "--labels", str(tmp_path / "labels.json"), "--json"]
+    command += ["--frames", str(FRAMES), "--size", str(SIZE)]
+    assert main(command) == 0
+    assert read_config(json.loads(capsys.readouterr().out)["model"]).labels.identity == ["001", "002", "003"]
+    assert same_weights(tmp_path / "package", diffusion())
+    assert main(command) == OutputError.exit_code  # the package is there already
