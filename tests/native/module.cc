@@ -60,6 +60,7 @@ PYBIND11_MODULE(_gc_test, m) {
   py::register_exception<gaitcrafter::Error>(m, "Error");
   m.def("isa_supported", [](const std::string& name) { return gaitcrafter::isa_supported(gaitcrafter::testing::isa_named(name)); });
   gaitcrafter::testing::bind_ops(m);
+  gaitcrafter::testing::bind_fma_limit(m);
   py::class_<RawUNet>(m, "UNet")
       .def(py::init<const std::string&, const std::string&>(), py::arg("folder"), py::arg("isa"))
       .def("forward", &RawUNet::forward, py::arg("x"), py::arg("timestep"),

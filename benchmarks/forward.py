@@ -1,0 +1,195 @@
+"""One network call of one clip on one thread: the native fp32 engine against ONNX Runtime fp32, in one interleaved run.
+
+    python benchmarks/forward.py [--preset paper|walker] [--rounds N] [--isa NAME] [--csv FILE]
+
+Each contender lives in a process of its own and reports CPU seconds of that process (so other load on the machine does not count)
+and its peak resident memory, which includes Python and the loaded weights. Both outputs are compared before anything is timed:
+with each other always, with the torch network in double for the walker preset (for the paper's size that alone takes a minute;
+--double asks for it). Not timed: loading, packing weights, FiLM tables and conditions, which a run computes once; ONNX Runtime computes
+them in every call, at well under 0.1 % of its work. Weights are random. Needs the extras train and onnx, and tests/native/_gc_test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import multiprocessing as mp
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMESTEP = 417
+TOLERANCE = 2e-5  # fp32 against fp32, both with their own order of sums
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+def native_module() -> Any:
+    sys.path[:0] = [p for p in (os.environ.get("GAITCRAFTER_TEST_MODULE"), str(ROOT / "tests" / "native")) if p]
+    import _gc_test
+
+    return _gc_test
+
+
+def native(folder: Path, isa: str) -> Run:
+    unet = native_module().UNet(str(folder / "model"), isa)
+    return lambda x: unet.forward(x, TIMESTEP)
+
+
+def onnx_runtime(folder: Path, _isa: str) -> Run:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    feeds = dict(np.load(folder / "conditions.npz"))
+    feeds["t"] = np.array([TIMESTEP])
+    return lambda x: session.run(None, feeds | {"x": x[None]})[0][0]
+
+
+CONTENDERS: dict[str, Callable[[Path, str], Run]] = {"native": native, "onnxruntime": onnx_runtime}
+
+
+def serve(name: str, folder: Path, isa: str, x: np.ndarray, pipe: Connection) -> None:
+    """Child: answers "output" with the result, "time" with CPU seconds of one call, "memory" with peak MB."""
+    run = CONTENDERS[name](folder, isa)
+    while (request := pipe.recv()) != "end":
+        if request == "output":
+            pipe.send(run(x))
+        elif request == "memory":
+            pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        else:
+            begin = time.process_time()
+            run(x)
+            pipe.send(time.process_time() - begin)
+
+
+def prepare(preset: str, folder: Path) -> tuple[np.ndarray, Any]:
+    """A model package with random weights, its ONNX graph, null conditions; returns an input clip and the torch network."""
+    import torch
+
+    from gaitcrafter_rt.config import Conditioning, Labels, ModelConfig, paper_preset, walker_preset
+    from gaitcrafter_rt.export.onnx import export_onnx
+    from gaitcrafter_rt.nn.unet import UNet3D
+    from gaitcrafter_rt.package import write_package
+
+    torch.manual_seed(0)
+    if preset == "paper":
+        config = ModelConfig(name="paper", unet=paper_preset(), conditioning=Conditioning(cond_dim=74))
+    else:
+        labels = Labels(identity=["a", "b"], view=["000", "090"], covariate=["nm", "cl"])
+        wiring = Conditioning(identity="block_table", view="block_table", covariate="block_table")
+        config = ModelConfig(name="walker", unet=walker_preset(), conditioning=wiring, labels=labels)
+    model = UNet3D(config).eval()
+    write_package(folder / "model", config, model.state_dict(), "# random weights for a benchmark\n")
+    inputs = export_onnx(model, folder / "model.onnx")
+    if model.null_cond is not None:
+        inputs["cond"] = model.null_cond.detach()[None]
+    np.savez(folder / "conditions.npz", **{k: v.numpy() for k, v in inputs.items() if k not in ("x", "t")})
+    return torch.randn(inputs["x"].shape[1:]).numpy(), model
+
+
+def double_output(model: Any, x: np.ndarray) -> np.ndarray:
+    import torch
+
+    with torch.no_grad():
+        return np.asarray(model.double()(torch.from_numpy(x)[None].double(), torch.tensor([TIMESTEP]))[0].numpy())
+
+
+def error(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b.astype(np.float64)))
+
+
+def machine() -> str:
+    names = [li.split(":")[1].strip() for li in Path("/proc/cpuinfo").read_text().splitlines() if li.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def commit() -> str:
+    out = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return out.stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", choices=("paper", "walker"), default="paper")
+    parser.add_argument("--rounds", type=int, help="timed calls of each (default 3 for paper, 30 for walker)")
+    parser.add_argument("--isa", choices=("portable", "avx2", "avx512"))
+    parser.add_argument("--double", action="store_true", help="compare with the torch network in double at the paper's size too")
+    parser.add_argument("--csv", type=Path, help="append one row per contender")
+    args = parser.parse_args()
+    module = native_module()
+    isa = args.isa or next(i for i in ("avx512", "avx2", "portable") if module.isa_supported(i))
+    rounds = args.rounds or (3 if args.preset == "paper" else 30)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        x, model = prepare(args.preset, folder)
+        flops = module.UNet(str(folder / "model"), isa).flops
+        reference = double_output(model, x) if args.double or args.preset == "walker" else None
+        rows = measure(folder, isa, x, reference, rounds)
+    limit = module.fma_limit(isa)
+    print(f"\n{args.preset}, {flops / 1e9:.1f} GFLOP a call, {isa}, fp32, one thread; FMA limit {limit:.0f} GFLOP/s")
+    print(f"{machine()}; commit {commit()}; {rounds} interleaved rounds, CPU seconds\n")
+    print(f"{'':14}{'median s':>10}{'min':>9}{'max':>9}{'GFLOP/s':>9}{'of limit':>9}{'peak MB':>9}{'error':>11}")
+    for row in rows:
+        rate = flops / row["median"] / 1e9
+        row |= {"preset": args.preset, "isa": isa, "gflops": rate, "limit": limit, "machine": machine(), "commit": commit()}
+        print(f"{row['name']:14}{row['median']:10.4f}{row['min']:9.4f}{row['max']:9.4f}{rate:9.1f}{rate / limit:9.0%}"
+              f"{row['peak_mb']:9.0f}{row['error']:11.2e}")  # fmt: skip
+    judge = "the torch network in double" if reference is not None else "each other"
+    print(f"\nerror: relative L2 against {judge}")
+    if args.csv:
+        new = not args.csv.exists()
+        with args.csv.open("a", newline="") as f:
+            writer = csv.DictWriter(f, fieldnames=list(rows[0]))
+            if new:
+                writer.writeheader()
+            writer.writerows(rows)
+
+
+def measure(folder: Path, isa: str, x: np.ndarray, reference: np.ndarray | None, rounds: int) -> list[dict[str, Any]]:
+    """Correctness first, then `rounds` interleaved calls of every contender. Exits if an output is wrong."""
+    context = mp.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    for name in CONTENDERS:
+        pipes[name], child = context.Pipe()
+        context.Process(target=serve, args=(name, folder, isa, x, child), daemon=True).start()
+
+    def ask(name: str, request: str) -> Any:
+        pipes[name].send(request)
+        return pipes[name].recv()
+
+    outputs = {name: ask(name, "output") for name in CONTENDERS}
+    errors = {}
+    for name, out in outputs.items():
+        judge = reference if reference is not None else next(o for n, o in outputs.items() if n != name)
+        errors[name] = error(out, judge)
+        if not errors[name] < TOLERANCE:
+            sys.exit(f"{name}: relative error {errors[name]:.2e} is above {TOLERANCE:.0e}; nothing was timed")
+    times: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    for _ in range(rounds):
+        for name in CONTENDERS:
+            times[name].append(ask(name, "time"))
+    rows = [
+        {"name": name, "median": statistics.median(t), "min": min(t), "max": max(t), "peak_mb": ask(name, "memory"), "error": errors[name]}
+        for name, t in times.items()
+    ]
+    for pipe in pipes.values():
+        pipe.send("end")
+    return rows
+
+
+if __name__ == "__main__":
+    main()
