@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .markdown import render_markdown, write_card
+    from .model_run import run
     from .report import evaluate_model
-    from .run import run
 
 __all__ = ["evaluate_model", "render_markdown", "run", "write_card"]
 
-_HOMES = {"evaluate_model": ".report", "render_markdown": ".markdown", "run": ".run", "write_card": ".markdown"}
+_HOMES = {"evaluate_model": ".report", "render_markdown": ".markdown", "run": ".model_run", "write_card": ".markdown"}
 
 
 def __getattr__(name: str) -> Any:

@@ -23,8 +23,8 @@ def render_markdown(report: dict[str, Any]) -> str:
     vocabulary = " x ".join(str(data["labels"][axis]) for axis in ("identity", "view", "covariate"))
     lines = [
         "## Evaluation", "",
-        f"{generated['clips']:,} generated clips{_seed(generated)} beside {data['held_out_clips']:,} held-out {data['source']} clips "
-        f"of the same identities, views and covariates ({vocabulary}). {report['note']}", "",
+        f"{generated['clips']:,} generated clips{_seed(generated)} beside {data['held_out_clips']:,} held-out {data['source']} "
+        f"clips of the same identities, views and covariates ({vocabulary}). {report['note']}", "",
         *([f"Sampler: {_sampler(made['sampler'])}.", ""] if isinstance(made.get("sampler"), dict) else []),
         *_table(report["figures"], data["source"], goals=True),
     ]  # fmt: skip
@@ -33,8 +33,8 @@ def render_markdown(report: dict[str, Any]) -> str:
     lines += [
         "",
         f"Brackets: {interval['level']:.0%} intervals, {interval['method']}, {interval['replicates']} draws; n counts what was "
-        "measured. A goal is *reached* if the whole interval lies at or above it, *not reached* if it lies below the goal and below "
-        "the held-out figure, else *inconclusive*. docs/evaluation.md defines every figure.", "",
+        "measured. A goal is *reached* if the whole interval lies at or above it, *not reached* if it lies below the goal and "
+        "below the held-out figure, else *inconclusive*. docs/evaluation.md defines every figure.", "",
         f"Data: {data['made_by'] or data['name']}, clips sha256 `{data['clips_sha256'][:16]}`; "
         + (f"weights sha256 `{made['model_sha256'][:16]}`; " if "model_sha256" in made else "")
         + f"gaitcrafter_rt {report['gaitcrafter_rt']}.",

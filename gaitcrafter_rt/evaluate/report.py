@@ -118,8 +118,8 @@ def _report(
 
 
 _NOTES = {
-    "rendered": "All reference clips are rendered walkers, no captured people: nothing here is a statement about CASIA-B or any other "
-    "real data set.",
+    "rendered": "All reference clips are rendered walkers, no captured people: nothing here is a statement about CASIA-B "
+    "or any other real data set.",
     "real": "Reference clips are captured people of the named data set.",
 }
 

@@ -68,7 +68,8 @@ def run(
     """
     if clips_per_cell < 1 or blend_pairs < 0 or blend_seeds < 1:
         raise InvalidRequestError(
-            f"clips per cell {clips_per_cell} and blend seeds {blend_seeds} must be at least 1, blend pairs {blend_pairs} at least 0"
+            f"clips per cell {clips_per_cell} and blend seeds {blend_seeds} must be at least 1, "
+            f"blend pairs {blend_pairs} at least 0"
         )
     if out_json is not None:
         refuse_existing_file(out_json)
