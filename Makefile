@@ -19,7 +19,7 @@ demo:  ## build, generate clips with the model that ships, and show where they a
 	@tools/system-packages.sh $(BUILD_PACKAGES)
 	@echo "building gaitcrafter-rt (first time: about two minutes)"
 	@tools/venv.sh $(DEMO)
-	@$(DEMO)/bin/gaitcrafter-rt demo demo
+	@$(DEMO)/bin/gaitcrafter-rt demo demo --replace
 
 test:  ## install what the tests need and run them, C++ and Python
 	@tools/system-packages.sh $(TEST_PACKAGES)
