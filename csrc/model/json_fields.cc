@@ -22,10 +22,17 @@ std::string range_text(int64_t low, int64_t high) {
 
 }  // namespace
 
+void refuse_nul(std::string_view text, const std::string& source) {
+  if (text.find('\0') != std::string_view::npos) {
+    throw Error(Status::kModelFormat, source + ": holds a NUL byte, which JSON does not allow");
+  }
+}
+
 json parse_json(std::string_view text, const std::string& source, int max_depth, size_t max_values) {
   if (text.substr(0, 3) == "\xEF\xBB\xBF") {
     throw Error(Status::kModelFormat, source + ": starts with a byte order mark; save it as plain UTF-8");
   }
+  refuse_nul(text, source);
   size_t values = 0;
   const auto watch = [&](int depth, json::parse_event_t event, json&) {
     // A key is not a value, but a million repeated keys cost a million reads all the same.

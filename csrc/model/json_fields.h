@@ -17,6 +17,9 @@ namespace gaitcrafter {
 // so that memory stays in proportion to what a real file needs. Of a repeated key the last value counts.
 nlohmann::json parse_json(std::string_view text, const std::string& source, int max_depth, size_t max_values);
 
+// The JSON library takes a NUL for the end of the text and would let bytes hide behind it. Throws kModelFormat.
+void refuse_nul(std::string_view text, const std::string& source);
+
 // Number of code points of valid UTF-8.
 size_t code_points(std::string_view utf8);
 

@@ -196,6 +196,7 @@ std::vector<HeaderEntry> read_header(std::string_view text, std::span<const Tens
     if (text.empty() || text.front() != '{') {
       throw Error(Status::kModelFormat, path + ": the header does not start with {; not a safetensors file");
     }
+    refuse_nul(text, path + ": header");
     json::sax_parse(text.begin(), text.end(), &reader);
   } catch (const json::exception& e) {  // a string that is not UTF-8, quoted in a message of ours
     throw Error(Status::kModelFormat, path + ": header is not JSON: " + std::string(e.what()).substr(0, 300));
