@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..config import AXES
 
 if TYPE_CHECKING:
-    from .loop import Run
+    from .state import Run
 
 
 def model_card(run: Run) -> str:

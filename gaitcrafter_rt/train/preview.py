@@ -15,7 +15,7 @@ from ..nn.unet import UNet3D
 
 if TYPE_CHECKING:
     from .ema import Ema
-    from .loop import Run
+    from .state import Run
 
 
 @torch.no_grad()
