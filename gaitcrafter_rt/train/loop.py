@@ -33,6 +33,7 @@ from .state import Run
 
 Progress = Callable[[dict[str, Any]], None]
 
+
 def forecast(settings: TrainSettings, steps: int = 4) -> dict[str, Any]:
     """Time a few steps and say what the whole run would take; writes nothing.
 
@@ -85,7 +86,8 @@ def _open(settings: TrainSettings, command: list[str] | None) -> tuple[Run, Batc
     frames, height, width = data.meta.shape
     shape = ClipShape(frames=frames, height=height, width=width)
     config = model_config(settings, data.labels, shape, data.meta.source, data.meta.terms, _command(command))
-    return _build(settings, config), Batches(data, config, settings.batch, settings.seed, {a: p for a, p in settings.dropout.items()})
+    dropout = {str(axis): rate for axis, rate in settings.dropout.items()}
+    return _build(settings, config), Batches(data, config, settings.batch, settings.seed, dropout)
 
 
 def _begin(out: Path) -> dict[str, Any] | None:
