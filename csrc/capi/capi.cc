@@ -149,8 +149,9 @@ gc_status gc_generate(gc_engine* engine, const gc_request* request, const gc_out
 gc_status gc_unet_forward(const gc_engine* engine, uint64_t count, const float* x, const int32_t* timesteps,
                           const gc_conditions* conditions, float* out) {
   return guarded([&] {
-    given(engine, "engine").engine.forward(count, &given(x, "x"), &given(timesteps, "timesteps"),
-                                           to_conditions(conditions), &given(out, "out"));
+    const Engine& e = given(engine, "engine").engine;
+    given(x, "x"), given(timesteps, "timesteps"), given(out, "out");
+    e.forward(count, x, timesteps, to_conditions(conditions), out);
   });
 }
 

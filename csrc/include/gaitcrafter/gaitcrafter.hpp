@@ -14,12 +14,10 @@
 #include <exception>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "gaitcrafter/gaitcrafter.h"
@@ -51,9 +49,12 @@ enum class Axis : int32_t {
 class Condition {
  public:
   Condition& label(Axis axis, std::string name, float weight = 1.0f) {
-    return add(axis, {std::move(name), weight});
+    return add(axis, {std::move(name), kByName, weight});
   }
-  Condition& index(Axis axis, int32_t index, float weight = 1.0f) { return add(axis, {index, weight}); }
+  Condition& index(Axis axis, int32_t index, float weight = 1.0f) {
+    if (index < 0) throw Error(GC_INVALID_REQUEST, "a label index cannot be negative");
+    return add(axis, {{}, index, weight});
+  }
   // The base network's raw vector, info().cond_dim floats; excludes labels.
   Condition& raw(std::vector<float> cond) {
     cond_ = std::move(cond);
@@ -62,8 +63,10 @@ class Condition {
 
  private:
   friend class Engine;
+  static constexpr int32_t kByName = -1;
   struct Entry {
-    std::variant<std::string, int32_t> what;
+    std::string name;
+    int32_t index;
     float weight;
   };
   Condition& add(Axis axis, Entry entry) {
@@ -233,8 +236,8 @@ class Engine {
         offsets[a].push_back(0);
         for (const Condition& c : conditions) {
           for (const auto& e : c.entries_[a]) {
-            const auto* name = std::get_if<std::string>(&e.what);
-            labels[a].push_back(name ? engine.find_label(static_cast<Axis>(a), *name) : std::get<int32_t>(e.what));
+            const bool by_name = e.index == Condition::kByName;
+            labels[a].push_back(by_name ? engine.find_label(static_cast<Axis>(a), e.name) : e.index);
             weights[a].push_back(e.weight);
           }
           offsets[a].push_back(labels[a].size());
