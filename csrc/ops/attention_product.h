@@ -13,6 +13,7 @@
 #include "ops/layer_norm_row.h"
 #include "ops/product.h"
 #include "ops/temporal_attention.h"
+#include "ops/tiling.h"
 
 namespace gaitcrafter {
 namespace {
@@ -33,7 +34,7 @@ GC_INLINE AttentionTile attention_tile(int sequences, int length, int channels, 
   t.sequences = sequences;
   t.length = length;
   t.channels = channels;
-  t.pitch = round_up(sequences * length, kWidestLanes) + kWidestLanes;
+  t.pitch = token_pitch(sequences * length);
   t.x = scratch;
   t.qkv = t.x + channels * t.pitch;
   t.o = t.qkv + 3 * w.dim * t.pitch;

@@ -53,7 +53,7 @@ void copy_row(const Tensor& in, const ConvGrid& g, int frame, int row, int chann
 
 // Floats of one frame, and of one channel block, of a tile's image.
 GC_INLINE ptrdiff_t image_frame(const ConvGrid& g, int rows) {
-  return static_cast<ptrdiff_t>((rows - 1) * g.stride + g.kernel) * g.image_width * g.channel_block;
+  return static_cast<ptrdiff_t>(g.image_rows(rows)) * g.image_width * g.channel_block;
 }
 
 GC_INLINE ptrdiff_t image_block(const ConvGrid& g, const ConvWindow& w) { return w.frames * image_frame(g, w.rows); }
@@ -64,7 +64,7 @@ GC_INLINE int block_channels(const ConvGrid& g, int block) {
 }
 
 void fill_image(const Tensor& in, const ConvGrid& g, const ConvWindow& w, float* image) {
-  const int rows = (w.rows - 1) * g.stride + g.kernel;
+  const int rows = g.image_rows(w.rows);
   for (int block = 0; block < g.blocks; ++block) {
     const int count = block_channels(g, block), channel = block * g.channel_block;
     const ptrdiff_t row_floats = static_cast<ptrdiff_t>(g.image_width) * count;

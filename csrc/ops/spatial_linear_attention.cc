@@ -35,7 +35,7 @@ GC_INLINE Frame make_frame(const SpatialLinearAttention& args, float* scratch) {
   f.sites = static_cast<int>(args.in.sites());
   f.tokens = linear_attention_tokens(f.channels, f.heads, f.dim, f.sites);
   f.tiles = ceil_div(f.sites, f.tokens);
-  f.pitch = round_up(f.tokens, kWidestLanes) + kWidestLanes;
+  f.pitch = token_pitch(f.tokens);
   f.slots = scratch;
   f.x = f.slots + static_cast<ptrdiff_t>(f.tiles) * f.heads * (f.dim + 2) * f.dim_padded;
   f.kv = f.x + static_cast<ptrdiff_t>(f.tokens) * f.channels;

@@ -91,12 +91,15 @@ PlanBuilder::Convolved PlanBuilder::block_conv(const std::string& name, const Va
   node.in = in;
   node.out = out;
   node.pending = pending;
-  node.grid = conv_grid(out.frames, out.height, out.width, in.channels, 3, 1);
-  node.weight = pack_conv(shape_, tensor(name + ".weight"));
+  const bool winograd = prefers_winograd(out.height, out.width, in.channels);
+  node.grid = winograd ? winograd_grid(out.frames, out.height, out.width, in.channels)
+                       : conv_grid(out.frames, out.height, out.width, in.channels, 3, 1);
+  const TensorView weight = tensor(name + ".weight");
+  node.weight = winograd ? pack_winograd(shape_, weight) : pack_conv(shape_, weight);
   node.bias = padded_vector(tensor(name + ".bias"));
   if (config_.unet.norm == Norm::kGroupNorm) node.statistics = new_buffer(statistics_floats(node.grid, out.channels));
   const Convolved result{out, node.grid, node.statistics};
-  const double cost = static_cast<double>(out.pixels()) * node.weight.k * out.channels;
+  const double cost = static_cast<double>(out.pixels()) * 9 * in.channels * out.channels;
   const size_t scratch = node.grid.scratch_floats;
   const int affine = pending ? pending->buffer : -1;
   add(std::move(node), {in.buffer, out.buffer, result.statistics, affine}, cost, scratch);

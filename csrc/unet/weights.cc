@@ -51,6 +51,27 @@ PackedWeights pack_conv(PanelShape shape, const TensorView& weight) {
   });
 }
 
+PackedWeights pack_winograd(PanelShape shape, const TensorView& weight) {
+  const int out = extent(weight, 0), in = extent(weight, 1);
+  constexpr double kG[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+  const size_t matrix = static_cast<size_t>(in) * static_cast<size_t>(round_up(out, shape.lanes));
+  PackedWeights all;
+  all.k = in;
+  all.n = out;
+  all.data = AlignedFloats(16 * matrix);
+  for (int i = 0; i < 16; ++i) {
+    const PackedWeights one = pack_matrix(shape, in, out, [&](int k, int n) {
+      const float* g = weight.data + (static_cast<ptrdiff_t>(n) * in + k) * 9;
+      double sum = 0;
+      for (int y = 0; y < 3; ++y)
+        for (int x = 0; x < 3; ++x) sum += kG[i / 4][y] * kG[i % 4][x] * g[3 * y + x];
+      return static_cast<float>(sum);
+    });
+    std::copy_n(one.data.data(), matrix, all.data.data() + i * matrix);
+  }
+  return all;
+}
+
 PackedWeights pack_transposed_phase(PanelShape shape, const TensorView& weight, int phase) {
   const int in = extent(weight, 0), out = extent(weight, 1), down = phase / 2, right = phase % 2;
   return pack_matrix(shape, in * 4, out, [&](int k, int n) {

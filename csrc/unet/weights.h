@@ -30,6 +30,9 @@ AlignedFloats padded_vector(const TensorView& vector);
 // [out, in, kernel, kernel] with K = [channel block][ky][kx][channel].
 PackedWeights pack_conv(PanelShape shape, const TensorView& weight);
 
+// [out, in, 3, 3] as 16 matrices G g G^T, [row][column], each packed with K = in (ops/winograd.h).
+PackedWeights pack_winograd(PanelShape shape, const TensorView& weight);
+
 // Phase 2 * (y & 1) + (x & 1) of a transposed convolution [in, out, 4, 4]; see ops/conv_transpose2d.h.
 PackedWeights pack_transposed_phase(PanelShape shape, const TensorView& weight, int phase);
 

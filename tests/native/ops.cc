@@ -29,7 +29,7 @@ Affine pending(const MaybeArray& scale, const MaybeArray& shift) {
 }
 
 Array conv2d(const std::string& isa, const Array& x, const Array& weight, const Array& bias, int stride, const MaybeArray& scale,
-             const MaybeArray& shift) {
+             const MaybeArray& shift, bool winograd) {
   const Ops ops(isa);
   Image in(x);
   const int kernel = static_cast<int>(weight.shape(2)), padding = stride == 1 ? kernel / 2 : 1;
@@ -37,10 +37,11 @@ Array conv2d(const std::string& isa, const Array& x, const Array& weight, const 
   const Tensor& t = in.tensor();
   Image out(t.frames, size(t.height), size(t.width), static_cast<int>(weight.shape(0)));
   in.tensor().pending = pending(scale, shift);
-  const PackedWeights packed = pack_conv(ops.shape, view(weight));
+  const PackedWeights packed = winograd ? pack_winograd(ops.shape, view(weight)) : pack_conv(ops.shape, view(weight));
   const AlignedFloats padded = padded_vector(view(bias));
-  const Conv2d args{in.tensor(), out.tensor(), conv_grid(t.frames, size(t.height), size(t.width), t.channels, kernel, stride),
-                    packed.view(), padded.data()};
+  const ConvGrid grid = winograd ? winograd_grid(t.frames, t.height, t.width, t.channels)
+                                 : conv_grid(t.frames, size(t.height), size(t.width), t.channels, kernel, stride);
+  const Conv2d args{in.tensor(), out.tensor(), grid, packed.view(), padded.data()};
   Scratch scratch(args.grid.scratch_floats);
   in_two(args.grid.tiles, [&](TileRange r) { ops.table.conv2d(args, r, scratch.data()); });
   scratch.check();
@@ -80,15 +81,17 @@ Array linear(const std::string& isa, const Array& x, const Array& weight, const 
 // silu(norm(conv3x3(x)) * (film scale + 1) + film shift) + residual, through the statistics of the convolution's tiles.
 Array conv_group_norm_silu(const std::string& isa, const Array& x, const Array& weight, const Array& bias, const Array& norm_weight,
                            const Array& norm_bias, int groups, const std::string& scope, const MaybeArray& film,
-                           const MaybeArray& residual) {
+                           const MaybeArray& residual, bool winograd) {
   const Ops ops(isa);
   Image in(x);
   const Tensor& t = in.tensor();
   const int channels = static_cast<int>(weight.shape(0));
   Image mid(t.frames, t.height, t.width, channels), out(t.frames, t.height, t.width, channels);
-  const PackedWeights packed = pack_conv(ops.shape, view(weight));
+  const PackedWeights packed = winograd ? pack_winograd(ops.shape, view(weight)) : pack_conv(ops.shape, view(weight));
   const AlignedFloats padded = padded_vector(view(bias));
-  Conv2d conv{t, mid.tensor(), conv_grid(t.frames, t.height, t.width, t.channels, 3, 1), packed.view(), padded.data()};
+  const ConvGrid grid = winograd ? winograd_grid(t.frames, t.height, t.width, t.channels)
+                                 : conv_grid(t.frames, t.height, t.width, t.channels, 3, 1);
+  Conv2d conv{t, mid.tensor(), grid, packed.view(), padded.data()};
   std::vector<float> statistics(statistics_floats(conv.grid, channels));
   conv.out.statistics = statistics.data();
   Scratch scratch(conv.grid.scratch_floats);
@@ -251,12 +254,12 @@ Array mapped(void (*function)(const float*, float*, ptrdiff_t), const Array& x) 
 void bind_ops(py::module_& m) {
   const auto none = py::none();
   m.def("conv2d", &conv2d, py::arg("isa"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("stride") = 1,
-        py::arg("scale") = none, py::arg("shift") = none);
+        py::arg("scale") = none, py::arg("shift") = none, py::arg("winograd") = false);
   m.def("conv_transpose2d", &conv_transpose2d);
   m.def("linear", &linear, py::arg("isa"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual") = none);
   m.def("conv_group_norm_silu", &conv_group_norm_silu, py::arg("isa"), py::arg("x"), py::arg("weight"), py::arg("bias"),
         py::arg("norm_weight"), py::arg("norm_bias"), py::arg("groups"), py::arg("scope"), py::arg("film") = none,
-        py::arg("residual") = none);
+        py::arg("residual") = none, py::arg("winograd") = false);
   m.def("rms_norm_silu", &rms_norm_silu, py::arg("isa"), py::arg("x"), py::arg("gamma"), py::arg("film") = none,
         py::arg("residual") = none);
   m.def("channel_layer_norm", &channel_layer_norm);

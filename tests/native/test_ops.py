@@ -70,22 +70,36 @@ def test_conv2d(isa: str, shape: tuple[int, ...]) -> None:
     assert relative_error(got, want) < TOLERANCE
 
 
+# frames, height, width, in, out: no full vector; odd sizes, whose last patches hang over; bands; several batches of patches
+WINOGRAD = [(1, 1, 1, 1, 1), (2, 5, 7, 4, 12), (3, 8, 8, 48, 20), (1, 33, 64, 64, 64), (2, 3, 17, 130, 80), (30, 4, 4, 96, 36)]
+
+
+@pytest.mark.parametrize("shape", WINOGRAD)
+def test_conv2d_winograd(isa: str, shape: tuple[int, ...]) -> None:
+    frames, h, w, cin, cout = shape
+    x, weight, bias = rand(frames, cin, h, w), rand(cout, cin, 3, 3, seed=1, scale=(9 * cin) ** -0.5), rand(cout, seed=2)
+    want = F.conv2d(x, weight, bias, padding=1)
+    got = planes(native.conv2d(isa, pixels(x), f32(weight), f32(bias), winograd=True))
+    assert relative_error(got, want) < TOLERANCE
+
+
 @pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize(("channels", "stride"), [(20, 1), (72, 1), (12, 2)])
-def test_conv2d_applies_the_pending_affine(isa: str, channels: int, stride: int, rows: int) -> None:
+@pytest.mark.parametrize(("channels", "stride", "winograd"), [(20, 1, False), (72, 1, False), (12, 2, False), (20, 1, True)])
+def test_conv2d_applies_the_pending_affine(isa: str, channels: int, stride: int, winograd: bool, rows: int) -> None:
     k = 3 if stride == 1 else 4
     x, weight, bias = rand(3, channels, 6, 10), rand(24, channels, k, k, seed=1, scale=0.05), rand(24, seed=2)
     # A large shift: the zeros of the border come after the activation, and a wrong order shows there at once.
     scale, shift = rand(rows, channels, seed=3), 5 + rand(rows, channels, seed=4)
     want = F.conv2d(pending(x, scale, shift), weight, bias, stride=stride, padding=1)
-    got = planes(native.conv2d(isa, pixels(x), f32(weight), f32(bias), stride, f32(scale), f32(shift)))
+    got = planes(native.conv2d(isa, pixels(x), f32(weight), f32(bias), stride, f32(scale), f32(shift), winograd))
     assert relative_error(got, want) < TOLERANCE
 
 
-def test_conv2d_border_with_a_large_bias(isa: str) -> None:
+@pytest.mark.parametrize("winograd", [False, True])
+def test_conv2d_border_with_a_large_bias(isa: str, winograd: bool) -> None:
     x, weight, bias = rand(2, 16, 8, 8), rand(32, 16, 3, 3, scale=0.1), 1000 + rand(32, seed=5)
     want = F.conv2d(x, weight, bias, padding=1)
-    got = planes(native.conv2d(isa, pixels(x), f32(weight), f32(bias)))
+    got = planes(native.conv2d(isa, pixels(x), f32(weight), f32(bias), winograd=winograd))
     for edge in (np.s_[:, :, 0], np.s_[:, :, -1], np.s_[:, :, :, 0], np.s_[:, :, :, -1]):
         assert float((got[edge] - want[edge]).abs().max()) < 2e-4  # three units of the last place of 1000
 
@@ -113,6 +127,7 @@ def test_linear(isa: str, shape: tuple[int, ...], with_residual: bool) -> None:
 @pytest.mark.parametrize(("frames", "size", "channels", "groups"), [(2, 3, 4, 2), (5, 8, 12, 4), (3, 40, 48, 8), (2, 6, 20, 1)])
 @pytest.mark.parametrize("bare", [True, False])
 def test_group_norm_silu(isa: str, scope: str, frames: int, size: int, channels: int, groups: int, bare: bool) -> None:
+    """Bare: no FiLM, no residual, direct convolution; else all three otherwise."""
     x, weight = rand(frames, channels, size, size), rand(channels, channels, 3, 3, seed=1, scale=channels**-0.5 / 3)
     # Frames of different size and a bias far from zero: statistics of the wrong scope, or by cancelling sums, show.
     x = (x * torch.linspace(0.5, 2, frames, dtype=torch.float64)[:, None, None, None]).float().double()
@@ -122,7 +137,7 @@ def test_group_norm_silu(isa: str, scope: str, frames: int, size: int, channels:
     want = film_silu(y, None if bare else film, frames) + (0 if bare else residual)
     got = native.conv_group_norm_silu(
         isa, pixels(x), f32(weight), f32(bias), f32(gain), f32(offset), groups, scope,
-        None if bare else f32(film[0]), None if bare else pixels(residual),
+        None if bare else f32(film[0]), None if bare else pixels(residual), not bare,
     )  # fmt: skip
     # The convolution's result is near 20 with a spread near 1, so fp32 carries it to 20 * 2^-24.
     assert relative_error(planes(got), want) < 3e-6
