@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import ModelConfig
 from .errors import MissingExtraError, ModelFormatError, OutputError
+from .files import new_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,33 +47,25 @@ def write_package(
 ) -> Path:
     """Write a package beside its place and rename it there.
 
-    ``weights`` maps tensor names to float32, float16 or (torch) bfloat16 arrays. Raises OutputError if ``folder`` exists and is not empty.
+    ``weights`` maps tensor names to float32, float16 or (torch) bfloat16 arrays. Raises OutputError if ``folder`` exists and
+    is not empty, or cannot be written.
     """
     try:
         import torch
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
     except ImportError as e:
         raise MissingExtraError.for_extra("train", "writing a model package", e.name) from e
-    target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise OutputError(f"{target} exists and is not an empty folder; choose another place or remove it")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        tmp = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as e:
-        raise OutputError(f"{target.parent} is not writable: {e.strerror}") from e
-    try:
+    with new_folder(folder) as tmp:
         tensors = {k: torch.as_tensor(v).contiguous() for k, v in weights.items()}
-        save_file(tensors, tmp / WEIGHTS)
-        (tmp / CONFIG).write_text(config.to_json())
-        (tmp / CARD).write_text(card)
+        (tmp / CONFIG).write_text(config.to_json(), encoding="utf-8")
+        (tmp / CARD).write_text(card, encoding="utf-8")
+        try:
+            save_file(tensors, tmp / WEIGHTS)
+        except SafetensorError as e:
+            raise OutputError(f"{folder} could not be written: {e}") from e
+        # safetensors writes for the owner alone, whatever the umask.
+        (tmp / WEIGHTS).chmod((tmp / CONFIG).stat().st_mode)
         sums = {name: hashlib.sha256((tmp / name).read_bytes()).hexdigest() for name in (CONFIG, WEIGHTS)}
         (tmp / CHECKSUMS).write_text(json.dumps({"format_version": 1, "sha256": sums}, indent=2) + "\n")
-        tmp.chmod(0o755)
-        if target.exists():
-            target.rmdir()
-        tmp.rename(target)
-    except BaseException:
-        shutil.rmtree(tmp, ignore_errors=True)
-        raise
-    return target
+    return Path(folder)

@@ -235,6 +235,15 @@ def test_text_conditions_are_raw_vectors(tmp_path: Path) -> None:
     assert "text is not read" in config.provenance.notes
 
 
+def test_files_of_a_package_are_as_readable_as_others(tmp_path: Path) -> None:
+    (tmp_path / "like others").touch()
+    package = convert_checkpoint(saved(tmp_path, unet_state()), tmp_path / "package", **CLIP)
+    usual = (tmp_path / "like others").stat().st_mode
+    assert {p.name: p.stat().st_mode for p in package.iterdir()} == dict.fromkeys(
+        ["README.md", "checksums.json", "config.json", "model.safetensors"], usual
+    )
+
+
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "labels.json").write_text(json.dumps(LABELS))
     file = saved_by_trainer(tmp_path, diffusion(), diffusion())
