@@ -147,13 +147,18 @@ GC_INLINE void attend(const AttentionTile& t, const AttentionWeights& w, const f
 }
 
 // out[token] = in[token] + o^T W_out (+ bias).
-template <class InAt, class OutAt>
-GC_INLINE void project_out(int tokens, const float* o, ptrdiff_t pitch, const Packed& weight, const float* bias, InAt in, OutAt out) {
+template <class Cursor>
+GC_INLINE void project_out(int tokens, const float* o, ptrdiff_t pitch, const Packed& weight, const float* bias, const Tensor& in,
+                           const Tensor& out, Cursor start) {
   for (int panel = 0; panel < panels_of(weight.n); ++panel) {
     Product p = packed_product(weight, bias, panel);
     p.a_step = pitch;
     const int column = first_column(weight.n, panel);
-    panel_product<Layout::kColumns>(p, tokens, [&](int i) { return Row{o + i, out(i) + column, in(i) + column}; });
+    Cursor cursor = start;
+    panel_product<Layout::kColumns>(p, tokens, [&](int i) {
+      const ptrdiff_t pixel = cursor.next();
+      return Row{o + i, out.pixel(pixel) + column, in.pixel(pixel) + column};
+    });
   }
 }
 

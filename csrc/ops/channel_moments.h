@@ -7,9 +7,9 @@ namespace gaitcrafter {
 namespace {
 
 // Mean and sum of squared deviations of up to kLanes channels over `pixels` pixels: two passes, four sums in flight.
+template <bool kWhole>
 GC_INLINE void column_moments(const float* x, ptrdiff_t pitch, int pixels, int channels, float* mean, float* squares) {
-  const bool whole = channels == kLanes;
-  const auto at = [&](int i) { return whole ? load(x + i * pitch) : load_first(x + i * pitch, channels); };
+  const auto at = [&](int i) { return kWhole ? load(x + i * pitch) : load_first(x + i * pitch, channels); };
   Vec sum[4] = {};
   int i = 0;
   for (; i + 4 <= pixels; i += 4)
@@ -35,8 +35,12 @@ void tile_moments(const Tensor& out, const ConvGrid& g, const ConvWindow& w) {
   for (int f = w.frame; f < w.frame + w.frames; ++f) {
     const float* x = out.pixel((static_cast<ptrdiff_t>(f) * g.height + w.row) * g.width);
     float* slot = out.statistics + (static_cast<ptrdiff_t>(f) * g.bands + band) * 2 * out.channels;
-    for (int c = 0; c < out.channels; c += kLanes)
-      column_moments(x + c, out.pitch, w.rows * g.width, min_of(kLanes, out.channels - c), slot + c, slot + out.channels + c);
+    const int pixels = w.rows * g.width;
+    int c = 0;
+    for (; c + kLanes <= out.channels; c += kLanes)
+      column_moments<true>(x + c, out.pitch, pixels, kLanes, slot + c, slot + out.channels + c);
+    if (c < out.channels)
+      column_moments<false>(x + c, out.pitch, pixels, out.channels - c, slot + c, slot + out.channels + c);
   }
 }
 

@@ -28,13 +28,36 @@ GC_INLINE void layer_norm_row(const float* x, int channels, float* y) {
   for (int c = whole; c < channels; ++c) y[c] = (x[c] - mean) * rstd;
 }
 
+// Pixels of a few neighbouring sites in order of site, then frame; `next` gives the index and steps on.
+class SiteCursor {
+ public:
+  GC_INLINE SiteCursor(ptrdiff_t first_site, int frames, ptrdiff_t sites) : pixel_(first_site), sites_(sites), frames_(frames) {}
+
+  GC_INLINE ptrdiff_t next() {
+    const ptrdiff_t now = pixel_;
+    pixel_ += sites_;
+    if (++frame_ == frames_) {
+      frame_ = 0;
+      ++site_;
+      pixel_ -= frames_ * sites_ - 1;
+    }
+    return now;
+  }
+  GC_INLINE int site() const { return site_; }  // of the pixel that comes next, from 0
+
+ private:
+  ptrdiff_t pixel_, sites_;
+  int frames_, frame_ = 0, site_ = 0;
+};
+
 // Tokens [0, tokens) as columns of y: y[c * pitch + token]. Lanes from `tokens` to `pitch` are zero.
-// `address(token)` is a token's pixel; `rows` holds kLanes rows of channels rounded up to kLanes.
-template <class AddressOf>
-GC_INLINE void layer_norm_columns(int tokens, int channels, AddressOf address, float* rows, float* y, ptrdiff_t pitch) {
+// `cursor.next()` gives the tokens' pixels in turn; `row` holds one pixel.
+template <class Cursor>
+GC_INLINE void layer_norm_columns(int tokens, const Tensor& in, Cursor cursor, float* row, float* y, ptrdiff_t pitch) {
+  const int channels = in.channels;
   for (int token = 0; token < tokens; ++token) {
-    layer_norm_row(address(token), channels, rows);
-    for (int c = 0; c < channels; ++c) y[c * pitch + token] = rows[c];
+    layer_norm_row(in.pixel(cursor.next()), channels, row);
+    for (int c = 0; c < channels; ++c) y[c * pitch + token] = row[c];
   }
   for (int c = 0; c < channels; ++c)
     for (ptrdiff_t i = tokens; i < pitch; ++i) y[c * pitch + i] = 0.0f;

@@ -59,12 +59,13 @@ GC_INLINE Vec splat(float x) {
 GC_INLINE Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
 GC_INLINE Vec minimum(Vec a, Vec b) { return a < b ? a : b; }
 
+// Lane i meets lane i ^ width, for width = half the lanes down to one.
 GC_INLINE float sum_lanes(Vec v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  return lanes[0];
+  VecInt lane;
+  for (int i = 0; i < kLanes; ++i) lane[i] = i;
+#pragma GCC unroll 4
+  for (int width = kLanes / 2; width > 0; width /= 2) v += __builtin_shuffle(v, lane ^ width);
+  return v[0];
 }
 
 // exp by x = n ln2 + r, |r| <= ln2 / 2, and 1 + r + r^2 q(r) with q a minimax polynomial of degree 4 (3.1e-9 relative in

@@ -9,12 +9,11 @@ void spatial_attention(const SpatialAttention& args, TileRange tiles, float* scr
   const Tensor &in = args.in, &out = args.out;
   const int sites = static_cast<int>(in.sites());
   for (int frame = tiles.begin; frame < tiles.end; ++frame) {
-    const ptrdiff_t first = static_cast<ptrdiff_t>(frame) * sites;
+    const SiteCursor tokens(static_cast<ptrdiff_t>(frame) * sites, 1, 1);
     const AttentionTile t = attention_tile(1, sites, in.channels, args.weights, scratch);
-    layer_norm_columns(sites, in.channels, [&](int i) { return in.pixel(first + i); }, t.row, t.x, t.pitch);
+    layer_norm_columns(sites, in, tokens, t.row, t.x, t.pitch);
     attend(t, args.weights, nullptr, 0, {nullptr, nullptr, 0, 0});
-    project_out(sites, t.o, t.pitch, args.weights.out, nullptr, [&](int i) { return in.pixel(first + i); },
-                [&](int i) { return out.pixel(first + i); });
+    project_out(sites, t.o, t.pitch, args.weights.out, nullptr, in, out, tokens);
   }
 }
 

@@ -153,13 +153,12 @@ void apply_contexts(const SpatialLinearAttention& args, const Frame& f, int fram
   const Packed folded{f.folded, f.heads * f.dim, f.channels};
   for (int tile = 0; tile < f.tiles; ++tile) {
     const int tokens = f.count(tile);
-    const ptrdiff_t first = static_cast<ptrdiff_t>(frame) * f.sites + f.first(tile);
-    const auto in = [&](int i) { return args.in.pixel(first + i); };
-    layer_norm_columns(tokens, f.channels, in, f.row, f.columns, f.pitch);
+    const SiteCursor cursor(static_cast<ptrdiff_t>(frame) * f.sites + f.first(tile), 1, 1);
+    layer_norm_columns(tokens, args.in, cursor, f.row, f.columns, f.pitch);
     times_tokens(args.q, f.heads * f.dim, f.channels, f.columns, tokens, f.pitch, f.q);
     for (int head = 0; head < f.heads; ++head)
       softmax_columns(f.q + static_cast<ptrdiff_t>(head) * f.dim * f.pitch, f.dim, f.pitch, ceil_div(tokens, kLanes));
-    project_out(tokens, f.q, f.pitch, folded, args.bias, in, [&](int i) { return args.out.pixel(first + i); });
+    project_out(tokens, f.q, f.pitch, folded, args.bias, args.in, args.out, cursor);
   }
 }
 

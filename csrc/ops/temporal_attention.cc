@@ -15,11 +15,10 @@ void temporal_attention(const TemporalAttention& args, TileRange tiles, float* s
   for (int tile = tiles.begin; tile < tiles.end; ++tile) {
     const int first = tile * tile_sites, count = min_of(tile_sites, sites - first);
     const AttentionTile t = attention_tile(count, frames, in.channels, w, scratch);
-    const auto pixel = [&](int token) { return static_cast<ptrdiff_t>(token % frames) * sites + first + token / frames; };
-    layer_norm_columns(t.tokens(), in.channels, [&](int i) { return in.pixel(pixel(i)); }, t.row, t.x, t.pitch);
+    const SiteCursor tokens(first, frames, sites);
+    layer_norm_columns(t.tokens(), in, tokens, t.row, t.x, t.pitch);
     attend(t, w, args.bias, args.bias_pitch, {args.cos, args.sin, args.rotary_pitch, args.rotary_dim});
-    project_out(t.tokens(), t.o, t.pitch, w.out, nullptr, [&](int i) { return in.pixel(pixel(i)); },
-                [&](int i) { return out.pixel(pixel(i)); });
+    project_out(t.tokens(), t.o, t.pitch, w.out, nullptr, in, out, tokens);
   }
 }
 

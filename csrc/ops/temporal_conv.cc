@@ -15,19 +15,21 @@ void temporal_conv(const TemporalConv& args, TileRange tiles, float* scratch) {
   const ptrdiff_t site_floats = static_cast<ptrdiff_t>(frames + 2) * channels;
   for (int tile = tiles.begin; tile < tiles.end; ++tile) {
     const int first = tile * tile_sites, count = min_of(tile_sites, sites - first);
-    const auto pixel = [&](int row) { return static_cast<ptrdiff_t>(row % frames) * sites + first + row / frames; };
+    const ptrdiff_t frame = channels;
+    SiteCursor pixels(first, frames, sites);
     for (int s = 0; s < count; ++s) {
       float* y = scratch + s * site_floats;
-      for (int f = 0; f < frames; ++f) layer_norm_row(in.pixel(pixel(s * frames + f)), channels, y + (f + 1) * static_cast<ptrdiff_t>(channels));
-      __builtin_memcpy(y, y + frames * static_cast<ptrdiff_t>(channels), channels * sizeof(float));
-      __builtin_memcpy(y + (frames + 1) * static_cast<ptrdiff_t>(channels), y + channels, channels * sizeof(float));
+      for (int f = 1; f <= frames; ++f) layer_norm_row(in.pixel(pixels.next()), channels, y + f * frame);
+      __builtin_memcpy(y, y + frames * frame, channels * sizeof(float));
+      __builtin_memcpy(y + (frames + 1) * frame, y + frame, channels * sizeof(float));
     }
     for (int panel = 0; panel < panels_of(args.weight.n); ++panel) {
       const int column = first_column(args.weight.n, panel);
+      SiteCursor at(first, frames, sites);
       panel_product<Layout::kRows>(packed_product(args.weight, args.bias, panel), count * frames, [&](int i) {
-        const ptrdiff_t at = pixel(i);
-        return Row{scratch + i / frames * site_floats + i % frames * static_cast<ptrdiff_t>(channels), out.pixel(at) + column,
-                   in.pixel(at) + column};
+        const float* taps = scratch + (i + 2 * at.site()) * frame;  // two halo frames per site before this one
+        const ptrdiff_t pixel = at.next();
+        return Row{taps, out.pixel(pixel) + column, in.pixel(pixel) + column};
       });
     }
   }

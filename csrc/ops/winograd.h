@@ -14,13 +14,17 @@
 namespace gaitcrafter {
 namespace {
 
-// Patches of a tile in order of frame, row pair and column pair.
-struct PatchGrid {
-  int rows, columns;  // pairs
+// Walks the patches of a tile in order of frame, row pair and column pair.
+struct PatchCursor {
+  int frame, row, column;  // of the patch's first output
 
-  GC_INLINE int frame(int patch) const { return patch / (rows * columns); }
-  GC_INLINE int row(int patch) const { return patch / columns % rows * 2; }
-  GC_INLINE int column(int patch) const { return patch % columns * 2; }
+  GC_INLINE void advance(int rows, int columns) {
+    if ((column += 2) < columns) return;
+    column = 0;
+    if ((row += 2) < rows) return;
+    row = 0;
+    ++frame;
+  }
 };
 
 // x = B^T x of one line of four.
@@ -82,8 +86,11 @@ GC_INLINE void combine_vector(const float* m, ptrdiff_t stride, Vec bias, int ro
                  t[0][x], t[1][x]);
 #pragma GCC unroll 2
   for (int r = 0; r < 2; ++r) combine_line(t[r][0], t[r][1], t[r][2], t[r][3], out[r][0], out[r][1]);
-  for (int r = 0; r < rows; ++r)
-    for (int c = 0; c < columns; ++c) {
+#pragma GCC unroll 2
+  for (int r = 0; r < 2; ++r)
+#pragma GCC unroll 2
+    for (int c = 0; c < 2; ++c) {
+      if (r >= rows || c >= columns) continue;
       float* p = y + r * row + c * pixel;
       if (count >= kLanes)
         store(p, out[r][c] + bias);
@@ -92,15 +99,15 @@ GC_INLINE void combine_vector(const float* m, ptrdiff_t stride, Vec bias, int ro
     }
 }
 
-// Patches [first, first + count) of a tile whose image is ready. v and m hold the 16 matrices before and after the product.
-GC_INLINE void winograd_batch(const Conv2d& args, const ConvWindow& w, PatchGrid patches, int first, int count, const float* image,
+// `count` patches from `cursor` on, which is left behind them. v and m hold the 16 matrices before and after the product.
+GC_INLINE void winograd_batch(const Conv2d& args, const ConvWindow& w, PatchCursor& cursor, int count, const float* image,
                               float* v, float* m) {
   const ConvGrid& g = args.grid;
   const ptrdiff_t v_stride = winograd_stride(g.batch, g.channels), frame_floats = image_frame(g, w.rows);
-  for (int i = 0; i < count; ++i) {
-    const int p = first + i;
-    const ptrdiff_t at = static_cast<ptrdiff_t>(patches.row(p)) * g.image_width + patches.column(p);
-    transform_patch(g, image + patches.frame(p) * frame_floats + at * g.channels, v + static_cast<ptrdiff_t>(i) * g.channels, v_stride);
+  const PatchCursor begin = cursor;
+  for (int i = 0; i < count; ++i, cursor.advance(w.rows, g.width)) {
+    const ptrdiff_t at = static_cast<ptrdiff_t>(cursor.row) * g.image_width + cursor.column;
+    transform_patch(g, image + cursor.frame * frame_floats + at * g.channels, v + static_cast<ptrdiff_t>(i) * g.channels, v_stride);
   }
   const ptrdiff_t matrix = static_cast<ptrdiff_t>(args.weight.k) * round_up(args.weight.n, kLanes);
   for (int panel = 0; panel < panels_of(args.weight.n); ++panel) {
@@ -113,24 +120,25 @@ GC_INLINE void winograd_batch(const Conv2d& args, const ConvWindow& w, PatchGrid
         return Row{v + k * v_stride + static_cast<ptrdiff_t>(i) * g.channels, m + k * m_stride + static_cast<ptrdiff_t>(i) * width,
                    nullptr};
       });
-    for (int i = 0; i < count; ++i) {
-      const int p = first + i, row = patches.row(p), x = patches.column(p);
-      float* y = args.out.pixel((static_cast<ptrdiff_t>(w.frame + patches.frame(p)) * g.height + w.row + row) * g.width + x) + column;
+    PatchCursor p = begin;
+    for (int i = 0; i < count; ++i, p.advance(w.rows, g.width)) {
+      const ptrdiff_t row = static_cast<ptrdiff_t>(w.frame + p.frame) * g.height + w.row + p.row;
+      float* y = args.out.pixel(row * g.width + p.column) + column;
       for (int n = 0; n < width; n += kLanes)
-        combine_vector(m + static_cast<ptrdiff_t>(i) * width + n, m_stride, load(args.bias + column + n), min_of(2, w.rows - row),
-                       min_of(2, g.width - x), columns - n, y + n, args.out.pitch, args.out.pitch * g.width);
+        combine_vector(m + static_cast<ptrdiff_t>(i) * width + n, m_stride, load(args.bias + column + n), w.rows - p.row,
+                       g.width - p.column, columns - n, y + n, args.out.pitch, args.out.pitch * g.width);
     }
   }
 }
 
 GC_INLINE void winograd_product(const Conv2d& args, const ConvWindow& w, float* scratch) {
   const ConvGrid& g = args.grid;
-  const PatchGrid patches{ceil_div(w.rows, 2), ceil_div(g.width, 2)};
-  const int total = w.frames * patches.rows * patches.columns;
+  const int patches = w.frames * ceil_div(w.rows, 2) * ceil_div(g.width, 2);
   float* v = scratch + g.tile_frames * image_frame(g, g.rows);
   float* m = v + 16 * winograd_stride(g.batch, g.channels);
-  for (int first = 0; first < total; first += g.batch)
-    winograd_batch(args, w, patches, first, min_of(g.batch, total - first), scratch, v, m);
+  PatchCursor cursor{0, 0, 0};
+  for (int first = 0; first < patches; first += g.batch)
+    winograd_batch(args, w, cursor, min_of(g.batch, patches - first), scratch, v, m);
 }
 
 }  // namespace

@@ -22,21 +22,6 @@ WindowIndex window_index(int k, int channels, int rows, int columns) {
 
 }  // namespace
 
-PackedWeights pack_matrix(PanelShape shape, int k, int n, const std::function<float(int, int)>& value) {
-  PackedWeights packed;
-  packed.k = k;
-  packed.n = n;
-  packed.data = AlignedFloats(static_cast<size_t>(k) * static_cast<size_t>(round_up(n, shape.lanes)));
-  float* out = packed.data.data();
-  for (int p = 0; p < panel_count(n, shape.lanes, shape.max_vectors); ++p) {
-    const Panel panel = panel_at(p, n, shape.lanes, shape.max_vectors);
-    const int first = panel.first * shape.lanes, width = panel.vectors * shape.lanes;
-    for (int row = 0; row < k; ++row, out += width)
-      for (int c = 0; c < std::min(width, n - first); ++c) out[c] = value(row, first + c);
-  }
-  return packed;
-}
-
 AlignedFloats padded_vector(const TensorView& vector) {
   AlignedFloats padded(static_cast<size_t>(round_up(static_cast<int>(vector.size()), kWidestLanes)));
   std::copy_n(vector.data, vector.size(), padded.data());

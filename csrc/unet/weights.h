@@ -1,7 +1,7 @@
 // Weights of a package in the layouts that the ops read (ops/packing.h).
 #pragma once
 
-#include <functional>
+#include <algorithm>
 #include <string>
 
 #include "model/package.h"
@@ -22,7 +22,21 @@ struct PackedWeights {
 };
 
 // `value(k, n)` in column panels; columns past n are zero.
-PackedWeights pack_matrix(PanelShape shape, int k, int n, const std::function<float(int, int)>& value);
+template <class ValueAt>
+PackedWeights pack_matrix(PanelShape shape, int k, int n, ValueAt value) {
+  PackedWeights packed;
+  packed.k = k;
+  packed.n = n;
+  packed.data = AlignedFloats(static_cast<size_t>(k) * static_cast<size_t>(round_up(n, shape.lanes)));
+  float* out = packed.data.data();
+  for (int p = 0; p < panel_count(n, shape.lanes, shape.max_vectors); ++p) {
+    const Panel panel = panel_at(p, n, shape.lanes, shape.max_vectors);
+    const int first = panel.first * shape.lanes, width = panel.vectors * shape.lanes;
+    for (int row = 0; row < k; ++row, out += width)
+      for (int c = 0; c < std::min(width, n - first); ++c) out[c] = value(row, first + c);
+  }
+  return packed;
+}
 
 // A vector padded with zeros to whole vectors.
 AlignedFloats padded_vector(const TensorView& vector);
