@@ -71,6 +71,8 @@ def run(
             f"clips per cell {clips_per_cell} and blend seeds {blend_seeds} must be at least 1, "
             f"blend pairs {blend_pairs} at least 0"
         )
+    if isinstance(seed, bool) or not 0 <= seed < 2**64:
+        raise InvalidRequestError(f"seed is {seed!r}; it must be an integer from 0 to 2**64 - 1")
     if out_json is not None:
         refuse_existing_file(out_json)
     data = PackedClips.open(data_folder)

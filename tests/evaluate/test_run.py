@@ -62,6 +62,8 @@ def test_a_model_of_other_people_is_refused_before_generating(world: World, untr
         run(tmp_path, world.data.folder, generate=never)
     with pytest.raises(InvalidRequestError, match="at least 1"):
         run(untrained, world.data.folder, clips_per_cell=0, generate=never)
+    with pytest.raises(InvalidRequestError, match="seed is -1"):
+        run(untrained, world.data.folder, seed=-1, generate=never)
 
 
 def test_repeats_show_every_view_and_blends_are_new_pairs() -> None:
