@@ -2,21 +2,20 @@
 
     python benchmarks/forward.py [--preset paper|walker] [--rounds N] [--isa NAME] [--csv FILE]
 
-Each contender lives in a process of its own and reports CPU seconds of that process (so other load on the machine does not count)
-and its peak resident memory, which includes Python and the loaded weights. Both outputs are compared before anything is timed:
-with each other always, with the torch network in double for the walker preset (for the paper's size that alone takes a minute;
---double asks for it). Not timed: loading, packing weights, FiLM tables and conditions, which a run computes once; ONNX Runtime computes
-them in every call, at well under 0.1 % of its work. Weights are random. Needs the extras train and onnx, and tests/native/_gc_test.
+Each contender lives in a process of its own and reports CPU seconds of that process (so other load on the machine does not
+count) and its peak resident memory, which includes Python and the loaded weights. Both outputs are compared before anything
+is timed: with each other always, with the torch network in double for the walker preset (for the paper's size that alone
+takes a minute; --double asks for it). Not timed: loading, packing weights, FiLM tables and conditions, which a run computes
+once; ONNX Runtime computes them in every call, at well under 0.1 % of its work. Weights are random. Needs the extras train
+and onnx, and tests/native/_gc_test.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import multiprocessing as mp
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,6 +62,12 @@ def onnx_runtime(folder: Path, _isa: str) -> Run:
 CONTENDERS: dict[str, Callable[[Path, str], Run]] = {"native": native, "onnxruntime": onnx_runtime}
 
 
+def peak_mb() -> float:
+    """Peak resident memory of this process; ru_maxrss would count the parent it was started from."""
+    line = next(li for li in Path("/proc/self/status").read_text().splitlines() if li.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
 def serve(name: str, folder: Path, isa: str, x: np.ndarray, pipe: Connection) -> None:
     """Child: answers "output" with the result, "time" with CPU seconds of one call, "memory" with peak MB."""
     run = CONTENDERS[name](folder, isa)
@@ -69,7 +75,7 @@ def serve(name: str, folder: Path, isa: str, x: np.ndarray, pipe: Connection) ->
         if request == "output":
             pipe.send(run(x))
         elif request == "memory":
-            pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+            pipe.send(peak_mb())
         else:
             begin = time.process_time()
             run(x)
@@ -122,41 +128,52 @@ def commit() -> str:
     return out.stdout.strip()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", choices=("paper", "walker"), default="paper")
-    parser.add_argument("--rounds", type=int, help="timed calls of each (default 3 for paper, 30 for walker)")
-    parser.add_argument("--isa", choices=("portable", "avx2", "avx512"))
-    parser.add_argument("--double", action="store_true", help="compare with the torch network in double at the paper's size too")
-    parser.add_argument("--csv", type=Path, help="append one row per contender")
-    args = parser.parse_args()
+@click.command(help=__doc__)
+@click.option("--preset", type=click.Choice(["paper", "walker"]), default="paper")
+@click.option("--rounds", type=click.IntRange(1), help="Timed calls of each; default 3 for paper, 30 for walker.")
+@click.option("--isa", type=click.Choice(["portable", "avx2", "avx512"]), help="Default: the widest of this processor.")
+@click.option("--double", is_flag=True, help="Compare with the torch network in double at the paper's size too.")
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Append one row per contender.")
+def main(preset: str, rounds: int | None, isa: str | None, double: bool, csv_path: Path | None) -> None:
     module = native_module()
-    isa = args.isa or next(i for i in ("avx512", "avx2", "portable") if module.isa_supported(i))
-    rounds = args.rounds or (3 if args.preset == "paper" else 30)
+    isa = isa or next(i for i in ("avx512", "avx2", "portable") if module.isa_supported(i))
+    rounds = rounds or (3 if preset == "paper" else 30)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        x, model = prepare(args.preset, folder)
+        x, model = prepare(preset, folder)
         flops = module.UNet(str(folder / "model"), isa).flops
-        reference = double_output(model, x) if args.double or args.preset == "walker" else None
+        reference = double_output(model, x) if double or preset == "walker" else None
         rows = measure(folder, isa, x, reference, rounds)
     limit = module.fma_limit(isa)
-    print(f"\n{args.preset}, {flops / 1e9:.1f} GFLOP a call, {isa}, fp32, one thread; FMA limit {limit:.0f} GFLOP/s")
-    print(f"{machine()}; commit {commit()}; {rounds} interleaved rounds, CPU seconds\n")
-    print(f"{'':14}{'median s':>10}{'min':>9}{'max':>9}{'GFLOP/s':>9}{'of limit':>9}{'peak MB':>9}{'error':>11}")
     for row in rows:
         rate = flops / row["median"] / 1e9
-        row |= {"preset": args.preset, "isa": isa, "gflops": rate, "limit": limit, "machine": machine(), "commit": commit()}
-        print(f"{row['name']:14}{row['median']:10.4f}{row['min']:9.4f}{row['max']:9.4f}{rate:9.1f}{rate / limit:9.0%}"
-              f"{row['peak_mb']:9.0f}{row['error']:11.2e}")  # fmt: skip
-    judge = "the torch network in double" if reference is not None else "each other"
-    print(f"\nerror: relative L2 against {judge}")
-    if args.csv:
-        new = not args.csv.exists()
-        with args.csv.open("a", newline="") as f:
-            writer = csv.DictWriter(f, fieldnames=list(rows[0]))
-            if new:
-                writer.writeheader()
-            writer.writerows(rows)
+        row |= {"preset": preset, "isa": isa, "gflops": rate, "limit": limit, "machine": machine(), "commit": commit()}
+    report(rows, flops, rounds, "the torch network in double" if reference is not None else "each other")
+    if csv_path:
+        append_csv(csv_path, rows)
+
+
+def report(rows: list[dict[str, Any]], flops: float, rounds: int, judge: str) -> None:
+    first = rows[0]
+    click.echo(f"\n{first['preset']}, {flops / 1e9:.1f} GFLOP a call, {first['isa']}, fp32, one thread")
+    click.echo(f"{first['machine']}; FMA limit {first['limit']:.0f} GFLOP/s; commit {first['commit']}")
+    click.echo(f"{rounds} interleaved rounds, CPU seconds; error: relative L2 against {judge}")
+    click.echo("GFLOP/s counts the plain network's operations; the native 3x3 convolutions (Winograd) run fewer\n")
+    click.echo(f"{'':14}{'median s':>10}{'min':>9}{'max':>9}{'GFLOP/s':>9}{'of limit':>9}{'peak MB':>9}{'error':>11}")
+    for r in rows:
+        click.echo(
+            f"{r['name']:14}{r['median']:10.4f}{r['min']:9.4f}{r['max']:9.4f}{r['gflops']:9.1f}"
+            f"{r['gflops'] / r['limit']:9.0%}{r['peak_mb']:9.0f}{r['error']:11.2e}"
+        )
+
+
+def append_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as f:
+        writer = csv.DictWriter(f, fieldnames=list(rows[0]))
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
 
 
 def measure(folder: Path, isa: str, x: np.ndarray, reference: np.ndarray | None, rounds: int) -> list[dict[str, Any]]:
@@ -183,7 +200,14 @@ def measure(folder: Path, isa: str, x: np.ndarray, reference: np.ndarray | None,
         for name in CONTENDERS:
             times[name].append(ask(name, "time"))
     rows = [
-        {"name": name, "median": statistics.median(t), "min": min(t), "max": max(t), "peak_mb": ask(name, "memory"), "error": errors[name]}
+        {
+            "name": name,
+            "median": statistics.median(t),
+            "min": min(t),
+            "max": max(t),
+            "peak_mb": ask(name, "memory"),
+            "error": errors[name],
+        }
         for name, t in times.items()
     ]
     for pipe in pipes.values():

@@ -57,7 +57,8 @@ def example_inputs(config: ModelConfig, batch: int) -> dict[str, Tensor]:
 def export_onnx(model: UNet3D, path: str | os.PathLike[str], batch: int = 1) -> dict[str, Tensor]:
     """Write the graph and return example inputs for it.
 
-    Raises InvalidRequestError for a batch outside 1..256, OutputError if ``path`` exists, MissingExtraError without the extra ``onnx``.
+    Raises InvalidRequestError for a batch outside 1..256, OutputError if ``path`` exists, MissingExtraError without the extra
+    ``onnx``.
     """
     if not 1 <= batch <= LARGEST_BATCH:
         raise InvalidRequestError(f"batch is {batch}; allowed is 1..{LARGEST_BATCH}")

@@ -22,9 +22,7 @@ def load() -> ModuleType:
         if folder and any(Path(folder).glob("_gc_test*.so")):
             sys.path.insert(0, folder)
             return importlib.import_module("_gc_test")
-    pytest.skip(
-        "_gc_test is not built; configure with -DGAITCRAFTER_TESTS=ON -DGAITCRAFTER_DEV_TREE=ON", allow_module_level=True
-    )
+    pytest.skip("_gc_test is not built; configure with -DGAITCRAFTER_TESTS=ON -DGAITCRAFTER_DEV_TREE=ON", allow_module_level=True)
 
 
 def need(native: ModuleType, isa: str) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from native_ops import ISAS, load, need
 from safetensors.numpy import load_file
 from torch.utils.flop_counter import FlopCounterMode
-import torch
 
 from gaitcrafter_rt.nn.unet import UNet3D
 from gaitcrafter_rt.package import read_config
