@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,10 @@ def forecast(settings: TrainSettings, steps: int = 4) -> dict[str, Any]:
     Returns parameters, seconds_per_step, clips_per_second, hours (wall clock, this machine as loaded now).
     """
     run, batches = _open(settings, None)
-    bf16 = _bf16(run)
-    _step(run, batches.at(0), bf16)  # the first one also pays for set-up
+    train_step(run, batches.at(0))  # the first one also pays for set-up
     wall, cpu = time.monotonic(), time.process_time()
     for step in range(1, steps + 1):
-        _step(run, batches.at(step), bf16)
+        train_step(run, batches.at(step))
     wall, cpu = (time.monotonic() - wall) / steps, (time.process_time() - cpu) / steps
     total = settings.hours * 3600 / cpu if settings.hours else settings.steps
     return {
@@ -87,7 +87,7 @@ def _open(settings: TrainSettings, command: list[str] | None) -> tuple[Run, Batc
     shape = ClipShape(frames=frames, height=height, width=width)
     config = model_config(settings, data.labels, shape, data.meta.source, data.meta.terms, _command(command))
     dropout = {str(axis): rate for axis, rate in settings.dropout.items()}
-    return _build(settings, config), Batches(data, config, settings.batch, settings.seed, dropout)
+    return build_run(settings, config), Batches(data, config, settings.batch, settings.seed, dropout)
 
 
 def _begin(out: Path) -> dict[str, Any] | None:
@@ -101,7 +101,8 @@ def _begin(out: Path) -> dict[str, Any] | None:
     return state
 
 
-def _build(settings: TrainSettings, config: ModelConfig) -> Run:
+def build_run(settings: TrainSettings, config: ModelConfig) -> Run:
+    """Network, averaged weights and optimiser at step 0. Raises CapabilityError if the device is not there."""
     device = torch.device(settings.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise CapabilityError("device 'cuda' was asked for but torch sees no GPU; use --device cpu")
@@ -134,13 +135,12 @@ def _groups(model: UNet3D, settings: TrainSettings) -> list[dict[str, Any]]:
 
 def _steps(run: Run, batches: Batches, progress: Progress | None, stop: _Stop, out: Path) -> None:
     settings = run.settings
-    bf16 = _bf16(run)
     started, first = time.monotonic(), run.step
     clock = time.process_time()
     while not _done(run) and not stop.asked:
         for group in run.optimiser.param_groups:
             group["lr"] = group["base_lr"] * _rate(run)
-        loss, error = _step(run, batches.at(run.step).to(run.device), bf16)
+        loss, error = train_step(run, batches.at(run.step))
         run.step += 1
         run.ema.update(run.step)
         run.cpu_seconds += time.process_time() - clock
@@ -154,11 +154,12 @@ def _steps(run: Run, batches: Batches, progress: Progress | None, stop: _Stop, o
             save_sheet(run.ema, run, out / f"sheet-{run.step:06d}.png")
 
 
-def _step(run: Run, batch: Batch, bf16: bool) -> tuple[float, float]:
+def train_step(run: Run, batch: Batch) -> tuple[float, float]:
     """One optimiser step; returns the weighted loss and the plain x0 error."""
+    batch = batch.to(run.device)
     pred = run.config.diffusion.prediction
     x_t = run.schedule.add_noise(batch.x0, batch.noise, batch.t)
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=bf16):
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=_bf16(run)):
         out = run.model(x_t, batch.t, batch.labels)
     out = out.float()
     target = run.schedule.target(pred, batch.x0, batch.noise, batch.t)
@@ -214,7 +215,12 @@ def _bf16(run: Run) -> bool:
     """bf16 pays where the processor multiplies it natively; elsewhere autocast is slower than fp32."""
     if run.settings.precision != "auto":
         return run.settings.precision == "bf16"
-    if run.device.type == "cuda":
+    return _fast_bf16(run.device.type)
+
+
+@cache
+def _fast_bf16(device: str) -> bool:
+    if device == "cuda":
         return torch.cuda.is_bf16_supported()
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "avx512_bf16" in _cpu_flags()
 
