@@ -146,8 +146,9 @@ class Engine:
         if not 1 <= len(conditions) <= MAX_CLIPS:
             raise InvalidRequestError(f"{len(conditions)} conditions; a call takes 1 to {MAX_CLIPS} clips, see stream()")
         return self._run(
-            conditions, _unsigned("seed", seed), _unsigned("start", start), settings, threshold, clip_indices, initial_noise, progress
-        )
+            conditions, _unsigned("seed", seed), _unsigned("start", start), settings, threshold, clip_indices, initial_noise,
+            progress,
+        )  # fmt: skip
 
     def stream(
         self,
@@ -181,11 +182,7 @@ class Engine:
         while chunk := list(islice(rest, batch)):
             report = None
             if progress is not None:
-                clips, before, steps, watch = total or done + len(chunk), done, settings["steps"], progress
-
-                def report(p: Progress) -> object:
-                    return watch(Progress(p.steps_done + before * steps, clips * steps, p.clips_done + before, clips))
-
+                report = _shifted(progress, done, total or done + len(chunk), settings["steps"])
             yield self._run(chunk, seed, start + done, settings, threshold, None, None, report)
             done += len(chunk)
 
@@ -226,6 +223,12 @@ class Engine:
             "engine": {"gaitcrafter_rt": version(), "device": i["device"], "precision": i["precision"], "isa": i["isa"]},
             **{k: i["provenance"][k] for k in ("training_data", "training_data_terms", "identities")},
         }
+
+
+def _shifted(progress: ProgressCallback, clips_before: int, clips_total: int, steps: int) -> ProgressCallback:
+    """A callback for one batch that reports to ``progress`` as part of a stream."""
+    before = clips_before * steps
+    return lambda p: progress(Progress(p.steps_done + before, clips_total * steps, p.clips_done + clips_before, clips_total))
 
 
 def _unsigned(name: str, value: object) -> int:

@@ -26,7 +26,7 @@ def resolve_model(path_or_name: str | os.PathLike[str]) -> Path:
     names = list_models()
     if str(path_or_name) in names:
         return SHIPPED / str(path_or_name)
-    if path.is_dir():
+    if path.is_dir() and str(path_or_name):
         return path  # the engine says what the folder lacks
     shipped = f"the models that ship are {', '.join(names)}" if names else "no model ships with this build"
     raise ModelFormatError(f"{str(path_or_name)!r} is neither a model folder nor a known name; {shipped}")
