@@ -163,7 +163,8 @@ gc_status gc_sampler_table(const gc_engine* engine, const gc_sampler* sampler, g
     given(count, "count") = table.rows.size();
     for (size_t i = 0; i < std::min(capacity, table.rows.size()); ++i) {
       const SamplerRow& r = table.rows[i];
-      (&given(rows, "rows"))[i] = {r.t, r.stream, r.a_x, r.a_out, r.c_x, r.c_x0, r.c_prev1, r.c_prev2, r.c_raw, r.c_noise};
+      (&given(rows, "rows"))[i] = {r.t,    r.stream,  r.a_x,     r.a_out, r.c_x,
+                                   r.c_x0, r.c_prev1, r.c_prev2, r.c_raw, r.c_noise};
     }
   });
 }
@@ -190,7 +191,8 @@ gc_status gc_pack(const float* x, size_t pixels, float threshold, uint8_t* packe
     check_threshold(threshold);
     if (pixels == 0) return;
     const float* values = &given(x, "x");
-    if (!std::all_of(values, values + pixels, [](float v) { return std::isfinite(v); })) refuse("x holds a value that is not finite");
+    if (!std::all_of(values, values + pixels, [](float v) { return std::isfinite(v); }))
+      refuse("x holds a value that is not finite");
     pack_clip(values, pixels, threshold, &given(packed, "packed"));
   });
 }

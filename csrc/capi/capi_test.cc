@@ -1,6 +1,4 @@
 // The C interface as a program sees it: linked with libgaitcrafter alone.
-#include "gaitcrafter/gaitcrafter.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -9,12 +7,14 @@
 #include <thread>
 #include <vector>
 
+#include "gaitcrafter/gaitcrafter.h"
+
 namespace {
 
 const std::string kFixtures = GAITCRAFTER_SOURCE_DIR "/tests/fixtures/";
 
-#define EXPECT_STATUS(call, status, part)                                   \
-  EXPECT_EQ(call, status) << gc_last_error_message();                       \
+#define EXPECT_STATUS(call, status, part)             \
+  EXPECT_EQ(call, status) << gc_last_error_message(); \
   EXPECT_NE(std::string(gc_last_error_message()).find(part), std::string::npos) << gc_last_error_message()
 
 class CApi : public ::testing::Test {
@@ -22,7 +22,8 @@ class CApi : public ::testing::Test {
   void SetUp() override {
     gc_options options = gc_options_default();
     options.threads = 2;
-    ASSERT_EQ(gc_engine_open((kFixtures + "tiny-walker").c_str(), &options, &engine_), GC_OK) << gc_last_error_message();
+    ASSERT_EQ(gc_engine_open((kFixtures + "tiny-walker").c_str(), &options, &engine_), GC_OK)
+        << gc_last_error_message();
     ASSERT_EQ(gc_engine_info(engine_, &info_), GC_OK);
     sampler_.steps = 2;
     request_.sampler = &sampler_;
@@ -71,7 +72,8 @@ TEST_F(CApi, Labels) {
   int32_t index = -1;
   ASSERT_EQ(gc_engine_find_label(engine_, GC_AXIS_COVARIATE, "bgxx", 2, &index), GC_OK);
   EXPECT_EQ(index, 1);
-  EXPECT_STATUS(gc_engine_find_label(engine_, GC_AXIS_COVARIATE, "zz", 2, &index), GC_INVALID_REQUEST, "\"zz\" is unknown");
+  EXPECT_STATUS(gc_engine_find_label(engine_, GC_AXIS_COVARIATE, "zz", 2, &index), GC_INVALID_REQUEST,
+                "\"zz\" is unknown");
 }
 
 TEST_F(CApi, Generates) {
@@ -123,7 +125,8 @@ TEST_F(CApi, StructsCarrySizeAndVersion) {
   EXPECT_STATUS(gc_generate(engine_, &request_, &output_), GC_INVALID_REQUEST, "gc_conditions says size");
   gc_options options = {};
   gc_engine* opened = engine_;
-  EXPECT_STATUS(gc_engine_open((kFixtures + "tiny-walker").c_str(), &options, &opened), GC_INVALID_REQUEST, "gc_options");
+  EXPECT_STATUS(gc_engine_open((kFixtures + "tiny-walker").c_str(), &options, &opened), GC_INVALID_REQUEST,
+                "gc_options");
   EXPECT_EQ(opened, nullptr);
 }
 
@@ -146,7 +149,8 @@ TEST_F(CApi, RefusesBadRequests) {
   EXPECT_STATUS(generate([](auto&, auto& s) { s.spacing = -2; }), GC_INVALID_REQUEST, "spacing is -2");
   EXPECT_STATUS(generate([](auto&, auto& s) { s.thresholding = 9; }), GC_INVALID_REQUEST, "thresholding is 9");
   EXPECT_STATUS(generate([](auto&, auto& s) { s.rederive_eps = 2; }), GC_INVALID_REQUEST, "rederive_eps is 2");
-  EXPECT_STATUS(generate([](auto&, auto& s) { s.thresholding = GC_THRESHOLDING_DYNAMIC, s.dynamic_percentile = 1; }), GC_INVALID_REQUEST, "dynamic_percentile");
+  EXPECT_STATUS(generate([](auto&, auto& s) { s.thresholding = GC_THRESHOLDING_DYNAMIC, s.dynamic_percentile = 1; }),
+                GC_INVALID_REQUEST, "dynamic_percentile");
   EXPECT_STATUS(generate([](auto&, auto& s) { s.guidance = 101; }), GC_INVALID_REQUEST, "guidance is 101");
   EXPECT_STATUS(generate([](auto&, auto& s) { s.null_axes = 16; }), GC_INVALID_REQUEST, "null_axes 16");
   float x0 = 0;
@@ -183,7 +187,8 @@ TEST_F(CApi, SamplerTableAndDefaults) {
 TEST_F(CApi, ForwardChecksItsArguments) {
   std::vector<float> x(info_.clip_floats), out(info_.clip_floats);
   int32_t t = 1000;
-  EXPECT_STATUS(gc_unet_forward(engine_, 1, x.data(), &t, nullptr, out.data()), GC_INVALID_REQUEST, "timestep 1000 is outside 0..999");
+  EXPECT_STATUS(gc_unet_forward(engine_, 1, x.data(), &t, nullptr, out.data()), GC_INVALID_REQUEST,
+                "timestep 1000 is outside 0..999");
   t = -1;
   EXPECT_STATUS(gc_unet_forward(engine_, 1, x.data(), &t, nullptr, out.data()), GC_INVALID_REQUEST, "timestep -1");
   EXPECT_STATUS(gc_unet_forward(engine_, 0, x.data(), &t, nullptr, out.data()), GC_INVALID_REQUEST, "count is 0");
@@ -216,7 +221,8 @@ TEST(CApiFree, OpenSaysWhatIsWrong) {
   EXPECT_STATUS(gc_engine_open(weights.c_str(), nullptr, &engine), GC_MODEL_FORMAT, "safetensors file by itself");
   gc_options options = gc_options_default();
   options.device = "tpu";
-  EXPECT_STATUS(gc_engine_open((kFixtures + "tiny-walker").c_str(), &options, &engine), GC_CAPABILITY, "device \"tpu\"");
+  EXPECT_STATUS(gc_engine_open((kFixtures + "tiny-walker").c_str(), &options, &engine), GC_CAPABILITY,
+                "device \"tpu\"");
   // A long path may not overrun the message.
   EXPECT_EQ(gc_engine_open(std::string(100000, 'p').c_str(), nullptr, &engine), GC_MODEL_FORMAT);
   EXPECT_LT(std::string(gc_last_error_message()).size(), 1024u);
@@ -245,7 +251,8 @@ TEST(CApiFree, NoiseDependsOnItsKeyAlone) {
 }
 
 TEST(CApiFree, ConfigAndIsa) {
-  const std::string good = R"({"format": "gaitcrafter-model"})", newer = R"({"format": "gaitcrafter-model", "format_version": 3})";
+  const std::string good = R"({"format": "gaitcrafter-model"})",
+                    newer = R"({"format": "gaitcrafter-model", "format_version": 3})";
   EXPECT_EQ(gc_config_check(good.data(), good.size(), nullptr), GC_OK);
   EXPECT_STATUS(gc_config_check(newer.data(), newer.size(), "x.json"), GC_UNSUPPORTED_VERSION, "x.json");
   EXPECT_STATUS(gc_config_check(good.data(), 5, "x.json"), GC_MODEL_FORMAT, "x.json: not JSON");

@@ -67,7 +67,8 @@ TEST(CppApi, RawVectors) {
   Request second = quick();
   second.clip_indices = {0, 1};
   EXPECT_EQ(engine.generate({label, raw}, second).packed,
-            (std::vector<uint8_t>(batch.packed.begin(), batch.packed.begin() + static_cast<ptrdiff_t>(2 * batch.packed_bytes()))));
+            (std::vector<uint8_t>(batch.packed.begin(),
+                                  batch.packed.begin() + static_cast<ptrdiff_t>(2 * batch.packed_bytes()))));
   Condition short_one;
   short_one.raw({1, 2});
   EXPECT_EQ(thrown_by([&] { engine.generate({short_one}, quick()); }).status(), GC_INVALID_REQUEST);

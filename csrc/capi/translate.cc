@@ -60,11 +60,13 @@ SamplerChoice to_sampler(const gc_sampler* sampler, const ModelConfig& config) {
   d.steps = s.steps == 0 ? d.steps : s.steps;
   d.eta = number(s.eta, eta, "eta");
   d.spacing = static_cast<Spacing>(choice(s.spacing, static_cast<int>(d.spacing), 2, "spacing"));
-  d.thresholding = static_cast<Thresholding>(choice(s.thresholding, static_cast<int>(d.thresholding), 2, "thresholding"));
+  d.thresholding =
+      static_cast<Thresholding>(choice(s.thresholding, static_cast<int>(d.thresholding), 2, "thresholding"));
   d.dynamic_percentile = number(s.dynamic_percentile, d.dynamic_percentile, "dynamic_percentile");
   d.rederive_eps = choice(s.rederive_eps, d.rederive_eps ? 1 : 0, 1, "rederive_eps") == 1;
   d.guidance = number(s.guidance, d.guidance, "guidance");
-  if (s.null_axes >> kAxes != 0) refuse("null_axes " + std::to_string(s.null_axes) + " names an axis beyond the fourth");
+  if (s.null_axes >> kAxes != 0)
+    refuse("null_axes " + std::to_string(s.null_axes) + " names an axis beyond the fourth");
   for (int a = 0; a < kAxes; ++a) out.null_axes[a] = s.null_axes == 0 || (s.null_axes >> a & 1) != 0;
   return out;
 }
@@ -108,7 +110,8 @@ GenerateRequest to_request(const gc_request& r, const ModelConfig& config) {
   out.initial_noise = r.initial_noise;
   if (r.progress != nullptr) {
     out.keep_going = [callback = r.progress, user = r.progress_user](const Progress& p) {
-      const gc_progress now = {sizeof(gc_progress), GC_ABI_VERSION, p.steps_done, p.steps_total, p.clips_done, p.clips_total};
+      const gc_progress now = {sizeof(gc_progress), GC_ABI_VERSION, p.steps_done,
+                               p.steps_total,       p.clips_done,   p.clips_total};
       return callback(user, &now) == 0;
     };
   }

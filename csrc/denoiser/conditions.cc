@@ -22,19 +22,23 @@ void check_axis(const ModelConfig& config, size_t count, const SparseLabels& lis
     if (list.labels != nullptr || list.weights != nullptr) refuse(name + " labels are given without offsets");
     return;
   }
-  if (list.offsets[0] != 0) refuse(name + " offsets begin at " + std::to_string(list.offsets[0]) + "; they must begin at 0");
+  if (list.offsets[0] != 0)
+    refuse(name + " offsets begin at " + std::to_string(list.offsets[0]) + "; they must begin at 0");
   const size_t labels = config.labels[axis].size();
   for (size_t i = 0; i < count; ++i) {
     const uint64_t begin = list.offsets[i], end = list.offsets[i + 1];
-    if (end < begin) refuse(clip_text(i, axis) + " offsets decrease from " + std::to_string(begin) + " to " + std::to_string(end));
+    if (end < begin)
+      refuse(clip_text(i, axis) + " offsets decrease from " + std::to_string(begin) + " to " + std::to_string(end));
     if (end == begin) continue;
     if (!axis_usable(config, axis)) {
       refuse(clip_text(i, axis) + " labels are given, but this model takes none (" +
              (labels == 0 ? "it has no such axis" : "its labels are not wired to the network") + ")");
     }
-    if (list.labels == nullptr || list.weights == nullptr) refuse(name + " offsets are given without labels and weights");
+    if (list.labels == nullptr || list.weights == nullptr)
+      refuse(name + " offsets are given without labels and weights");
     if (end - begin > labels) {
-      refuse(clip_text(i, axis) + " has " + std::to_string(end - begin) + " entries; the axis has " + vocabulary_text(config, axis));
+      refuse(clip_text(i, axis) + " has " + std::to_string(end - begin) + " entries; the axis has " +
+             vocabulary_text(config, axis));
     }
     for (uint64_t k = begin; k < end; ++k) {
       if (list.labels[k] < 0 || static_cast<size_t>(list.labels[k]) >= labels) {
@@ -106,7 +110,8 @@ ConditionBatch::ConditionBatch(const ModelConfig& config, size_t count, const Co
     entries_[a].reserve(list.offsets[count]);
     for (uint64_t k = 0; k < list.offsets[count]; ++k) entries_[a].push_back({list.labels[k], list.weights[k]});
     for (size_t i = 0; i < count; ++i) {
-      clips_[i].axes[a] = std::span<const LabelWeight>(entries_[a]).subspan(list.offsets[i], list.offsets[i + 1] - list.offsets[i]);
+      clips_[i].axes[a] =
+          std::span<const LabelWeight>(entries_[a]).subspan(list.offsets[i], list.offsets[i + 1] - list.offsets[i]);
     }
   }
   for (size_t i = 0; i < count; ++i) {

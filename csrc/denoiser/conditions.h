@@ -11,7 +11,8 @@
 
 namespace gaitcrafter {
 
-// Labels of one axis for all clips: clip i has entries offsets[i] .. offsets[i+1]-1. Null pointers: null for every clip.
+// Labels of one axis for all clips: clip i has entries offsets[i] .. offsets[i+1]-1. Null pointers: null for every
+// clip.
 struct SparseLabels {
   const uint64_t* offsets = nullptr;
   const int32_t* labels = nullptr;
@@ -35,8 +36,8 @@ std::string vocabulary_text(const ModelConfig& config, int axis);
 
 class ConditionBatch {
  public:
-  // Throws kInvalidRequest: an unusable axis, an index outside the vocabulary, a weight that is not finite, offsets that
-  // do not start at 0 or decrease, more entries per clip than labels, or a raw vector where the model takes none.
+  // Throws kInvalidRequest: an unusable axis, an index outside the vocabulary, a weight that is not finite, offsets
+  // that do not start at 0 or decrease, more entries per clip than labels, or a raw vector where the model takes none.
   ConditionBatch(const ModelConfig& config, size_t count, const ConditionRequest& request);
 
   std::span<const ClipConditions> clips() const { return clips_; }

@@ -27,14 +27,16 @@ class Denoiser {
   double flops() const;            // of one eval
   const UNet& unet() const { return *unet_; }
 
-  // Throws kInvalidRequest if some but not all axes are to be null and the clip has a raw vector, which cannot be split.
+  // Throws kInvalidRequest if some but not all axes are to be null and the clip has a raw vector, which cannot be
+  // split.
   void check(const ClipConditions& conditions) const;
 
   // Checked conditions of one clip to `state`. Labels of a model with cond_dim become its vector here.
   void prepare(const ClipConditions& conditions, float* state, std::byte* workspace) const;
 
   // out = null + (cond - null) * scale, in fp32 and in that order; one network call if scale is 0 or 1.
-  void eval(const float* x, const TimeTables& time, int step, const float* state, float* out, std::byte* workspace) const;
+  void eval(const float* x, const TimeTables& time, int step, const float* state, float* out,
+            std::byte* workspace) const;
 
  private:
   bool uses_cond() const { return guidance_.scale != 0.0; }

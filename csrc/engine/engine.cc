@@ -30,7 +30,8 @@ Isa isa_from(const std::string& name) {
 
 void check_options(const EngineOptions& o) {
   if (o.device != "cpu") {
-    throw Error(Status::kCapability, "device \"" + o.device + "\" is not in this build of the native engine; use \"cpu\"");
+    throw Error(Status::kCapability,
+                "device \"" + o.device + "\" is not in this build of the native engine; use \"cpu\"");
   }
   if (o.precision != "auto" && o.precision != "fp32") {
     throw Error(Status::kCapability,
@@ -72,10 +73,12 @@ size_t Engine::packed_bytes() const { return gaitcrafter::packed_bytes(clip_floa
 
 void Engine::check(const GenerateRequest& request, const GenerateOutput& output) const {
   if (owner_ != ::getpid()) {
-    refuse("this engine was opened before the process forked and its threads stayed behind; open it in the new process");
+    refuse(
+        "this engine was opened before the process forked and its threads stayed behind; open it in the new process");
   }
   if (request.count < 1 || request.count > kMaxClips) {
-    refuse("count is " + std::to_string(request.count) + "; a request takes 1 to " + std::to_string(kMaxClips) + " clips");
+    refuse("count is " + std::to_string(request.count) + "; a request takes 1 to " + std::to_string(kMaxClips) +
+           " clips");
   }
   if (request.clip_indices == nullptr && request.start > UINT64_MAX - (request.count - 1)) {
     refuse("start " + std::to_string(request.start) + " plus " + std::to_string(request.count) +
@@ -86,8 +89,8 @@ void Engine::check(const GenerateRequest& request, const GenerateOutput& output)
   }
   const uint64_t packed = request.count * packed_bytes(), floats = request.count * clip_floats_;
   if (output.packed.data() == nullptr || output.packed.size() != packed) {
-    refuse("the packed buffer has " + std::to_string(output.packed.size()) + " bytes; " + std::to_string(request.count) +
-           " clips need exactly " + std::to_string(packed));
+    refuse("the packed buffer has " + std::to_string(output.packed.size()) + " bytes; " +
+           std::to_string(request.count) + " clips need exactly " + std::to_string(packed));
   }
   if (!output.x0.empty() && (output.x0.data() == nullptr || output.x0.size() != floats)) {
     refuse("the x0 buffer has " + std::to_string(output.x0.size()) + " floats; " + std::to_string(request.count) +
@@ -158,8 +161,8 @@ void Engine::generate(const GenerateRequest& request, const GenerateOutput& outp
 
   const auto report = [&] {
     if (!request.keep_going) return;
-    const Progress now{run.steps_done.load(), request.count * static_cast<uint64_t>(table.size()), run.clips_done.load(),
-                       request.count};
+    const Progress now{run.steps_done.load(), request.count * static_cast<uint64_t>(table.size()),
+                       run.clips_done.load(), request.count};
     bool go = false;
     try {
       go = request.keep_going(now);
@@ -169,12 +172,14 @@ void Engine::generate(const GenerateRequest& request, const GenerateOutput& outp
     }
     if (!go) {
       run.stop.store(true);
-      throw Error(Status::kCancelled, "cancelled by the progress callback after " + std::to_string(now.steps_done) + " of " +
-                                          std::to_string(now.steps_total) + " steps; no clip of this call was kept");
+      throw Error(Status::kCancelled, "cancelled by the progress callback after " + std::to_string(now.steps_done) +
+                                          " of " + std::to_string(now.steps_total) +
+                                          " steps; no clip of this call was kept");
     }
   };
   report();
-  pool_->run(workers, [&](int worker) { work(run, worker); }, report);
+  pool_->run(
+      workers, [&](int worker) { work(run, worker); }, report);
   report();
 }
 
@@ -196,7 +201,8 @@ void Engine::forward(uint64_t count, const float* x, const int32_t* timesteps, c
   };
   const size_t bytes = (denoiser.workspace_bytes() + 63) / 64 * 64;
   const std::unique_ptr<std::byte, Free> workspace(static_cast<std::byte*>(std::aligned_alloc(64, bytes)));
-  if (!workspace) throw Error(Status::kOutOfMemory, "one network call needs " + mebibytes(bytes) + ", which is not free");
+  if (!workspace)
+    throw Error(Status::kOutOfMemory, "one network call needs " + mebibytes(bytes) + ", which is not free");
   std::vector<float> state(denoiser.state_floats());
   for (uint64_t i = 0; i < count; ++i) {
     const auto time = unet_->prepare_time({timesteps + i, 1});

@@ -77,13 +77,15 @@ TEST_F(EngineTest, AClipIsTheSameBitsInAnyCompany) {
   EXPECT_EQ(generate(four, r), want);
 
   const size_t bytes = one.packed_bytes();
-  EXPECT_FALSE(std::equal(want.begin(), want.begin() + static_cast<ptrdiff_t>(bytes), want.begin() + static_cast<ptrdiff_t>(bytes)));
+  EXPECT_FALSE(std::equal(want.begin(), want.begin() + static_cast<ptrdiff_t>(bytes),
+                          want.begin() + static_cast<ptrdiff_t>(bytes)));
   for (const size_t batch : {1, 2, 3, 7}) {
     std::vector<uint8_t> got;
     for (size_t start = 0; start < kClips; start += batch) {
       const size_t n = std::min(batch, kClips - start);
       ConditionRequest part = all.request();
-      std::vector<uint64_t> offsets(all.offsets.begin() + static_cast<ptrdiff_t>(start), all.offsets.begin() + static_cast<ptrdiff_t>(start + n + 1));
+      std::vector<uint64_t> offsets(all.offsets.begin() + static_cast<ptrdiff_t>(start),
+                                    all.offsets.begin() + static_cast<ptrdiff_t>(start + n + 1));
       const uint64_t first = offsets[0];
       for (uint64_t& o : offsets) o -= first;
       part.axes[1] = {offsets.data(), all.labels.data() + first, all.weights.data() + first};
@@ -107,7 +109,8 @@ TEST_F(EngineTest, ClipIndicesAndSeedsChooseTheNoise) {
   const auto turned = generate(engine, r);
   const auto bytes = static_cast<ptrdiff_t>(engine.packed_bytes());
   for (ptrdiff_t i = 0; i < 3; ++i) {
-    EXPECT_TRUE(std::equal(plain.begin() + i * bytes, plain.begin() + (i + 1) * bytes, turned.begin() + (2 - i) * bytes));
+    EXPECT_TRUE(
+        std::equal(plain.begin() + i * bytes, plain.begin() + (i + 1) * bytes, turned.begin() + (2 - i) * bytes));
   }
   r.seed = 6;
   EXPECT_NE(generate(engine, r), turned);
@@ -117,7 +120,8 @@ TEST_F(EngineTest, InitialNoiseTakesThePlaceOfTheDrawnOne) {
   Engine engine(path_, threads(2));
   GenerateRequest r = request_of(engine, 2);
   std::vector<float> noise(2 * engine.clip_floats()), x0;
-  for (size_t i = 0; i < 2; ++i) fill_normal(r.seed, i, kInitialNoiseStream, noise.data() + i * engine.clip_floats(), engine.clip_floats());
+  for (size_t i = 0; i < 2; ++i)
+    fill_normal(r.seed, i, kInitialNoiseStream, noise.data() + i * engine.clip_floats(), engine.clip_floats());
   const auto want = generate(engine, r, &x0);
   r.seed = 99;
   r.initial_noise = noise.data();
@@ -178,7 +182,7 @@ TEST_F(EngineTest, LabelsOfACondDimModelAreColumns) {
   r.conditions = label.request();
   const auto by_label = generate(engine, r);
   std::vector<float> vectors(2 * 8, 0.0f);
-  vectors[0] = 1.0f;                          // clip 0: identity 0
+  vectors[0] = 1.0f;                         // clip 0: identity 0
   vectors[8] = 1.0f, vectors[8 + 2] = 0.5f;  // clip 1: identity 0 and half of identity 2
   r.conditions = {};
   r.conditions.cond = vectors.data();
@@ -189,7 +193,9 @@ TEST_F(EngineTest, LabelsOfACondDimModelAreColumns) {
   EXPECT_NE(first_is_null, by_label);
   r.conditions = {};
   r.count = 1;
-  EXPECT_EQ(generate(engine, r), (std::vector<uint8_t>(first_is_null.begin(), first_is_null.begin() + static_cast<ptrdiff_t>(engine.packed_bytes()))));
+  EXPECT_EQ(generate(engine, r),
+            (std::vector<uint8_t>(first_is_null.begin(),
+                                  first_is_null.begin() + static_cast<ptrdiff_t>(engine.packed_bytes()))));
   r.conditions.cond = vectors.data();
   r.sampler.guidance = 2.0;
   r.null_axes = {true, false, true, true};
@@ -229,12 +235,14 @@ TEST_F(EngineTest, RefusesBadRequestsBeforeRunning) {
 
 TEST_F(EngineTest, RefusesBadConditions) {
   Engine engine(path_, threads(1));
-  const auto with = [&](std::vector<uint64_t> offsets, std::vector<int32_t> labels, std::vector<float> weights, int axis = 1) {
+  const auto with = [&](std::vector<uint64_t> offsets, std::vector<int32_t> labels, std::vector<float> weights,
+                        int axis = 1) {
     GenerateRequest r = request_of(engine, 1);
     r.conditions.axes[static_cast<size_t>(axis)] = {offsets.data(), labels.data(), weights.data()};
     generate(engine, r);
   };
-  EXPECT_ERROR(with({0, 1}, {3}, {1}), kInvalidRequest, "clip 0: identity index 3 is outside 0..2 (3 labels: 001, 002, 003)");
+  EXPECT_ERROR(with({0, 1}, {3}, {1}), kInvalidRequest,
+               "clip 0: identity index 3 is outside 0..2 (3 labels: 001, 002, 003)");
   EXPECT_ERROR(with({0, 1}, {-1}, {1}), kInvalidRequest, "identity index -1");
   EXPECT_ERROR(with({0, 1}, {2}, {1}, 2), kInvalidRequest, "view index 2 is outside 0..1 (2 labels: 000, 090)");
   EXPECT_ERROR(with({0, 1}, {0}, {1}, 0), kInvalidRequest, "dataset labels are given, but this model takes none");
@@ -255,7 +263,8 @@ TEST_F(EngineTest, RefusesBadConditions) {
 TEST_F(EngineTest, RefusesGuidanceThatWasNotTrained) {
   testing::TempFolder folder;
   const ModelConfig config = parse_config(testing::tiny_config(), "tiny");
-  testing::write_package(folder.path() / "m", testing::tiny_config(), testing::safetensors(testing::tensors_of(config)));
+  testing::write_package(folder.path() / "m", testing::tiny_config(),
+                         testing::safetensors(testing::tensors_of(config)));
   Engine engine((folder.path() / "m").string(), threads(1));
   GenerateRequest r = request_of(engine, 1);
   EXPECT_NO_THROW(generate(engine, r));

@@ -23,9 +23,9 @@ class Pool {
 
   int size() const { return static_cast<int>(threads_.size()); }
 
-  // Runs work(0) .. work(workers - 1), each on its own thread, and watch() on the calling thread about every 50 ms until
-  // all have returned. workers <= size(). Rethrows the first exception of a worker, else that of watch(); neither ends
-  // the others early, which is the caller's business. One call at a time.
+  // Runs work(0) .. work(workers - 1), each on its own thread, and watch() on the calling thread about every 50 ms
+  // until all have returned. workers <= size(). Rethrows the first exception of a worker, else that of watch(); neither
+  // ends the others early, which is the caller's business. One call at a time.
   void run(int workers, const std::function<void(int)>& work, const std::function<void()>& watch);
 
  private:

@@ -59,7 +59,8 @@ TEST(Pool, PassesOnAWorkersExceptionAfterAllHaveReturned) {
   };
   EXPECT_THROW(pool.run(3, work, kNothing), std::runtime_error);
   EXPECT_EQ(finished, 2);
-  pool.run(3, [&](int) { ++finished; }, kNothing);  // and the pool still works
+  pool.run(
+      3, [&](int) { ++finished; }, kNothing);  // and the pool still works
   EXPECT_EQ(finished, 5);
 }
 

@@ -33,8 +33,8 @@ int run(int argc, char** argv) {
   const gaitcrafter::ClipBatch clips = engine.generate({who}, request);
   write_pgm(argv[2], clips.width, clips.frames * clips.height, clips.unpack(0));
   const gc_info info = engine.info();
-  std::cout << info.name << " (" << info.isa << "): " << clips.frames << " frames of " << clips.width << "x" << clips.height
-            << " in " << argv[2] << "\n";
+  std::cout << info.name << " (" << info.isa << "): " << clips.frames << " frames of " << clips.width << "x"
+            << clips.height << " in " << argv[2] << "\n";
   return 0;
 }
 

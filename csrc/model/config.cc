@@ -212,8 +212,9 @@ void check_format(const json& root, const std::string& source) {
   const bool newer = version->is_number_integer() ? !integer_in(*version, INT64_MIN, 1)
                                                   : version->is_number_float() && version->get<double>() >= 0x1p63;
   if (newer) {
-    throw Error(Status::kUnsupportedVersion, source + ": format_version " + brief(*version) +
-                                                 " is newer than 1, the newest this release reads; upgrade gaitcrafter-rt");
+    throw Error(Status::kUnsupportedVersion,
+                source + ": format_version " + brief(*version) +
+                    " is newer than 1, the newest this release reads; upgrade gaitcrafter-rt");
   }
 }
 

@@ -40,7 +40,8 @@ TEST(Config, Corpus) {
 }
 
 TEST(Config, KeepsWhatTheFileSays) {
-  const ModelConfig c = parse_config(tiny_config(R"(, "diffusion": {"prediction": "v", "schedule": "linear", "timesteps": 77})"), "t");
+  const ModelConfig c =
+      parse_config(tiny_config(R"(, "diffusion": {"prediction": "v", "schedule": "linear", "timesteps": 77})"), "t");
   EXPECT_EQ(c.name, "tiny");
   EXPECT_EQ(c.clip.frames, 3);
   EXPECT_EQ(c.unet.dim_mults, (std::vector<int>{1, 2}));
@@ -57,7 +58,8 @@ TEST(Config, KeepsWhatTheFileSays) {
 }
 
 TEST(Config, MessagesNameFileFieldAndValue) {
-  EXPECT_ERROR(parse_config(tiny_config(R"(, "sampler": {"eta": 2})"), "f.json"), kModelFormat, "f.json: sampler.eta must be a number from 0 to 1 (got 2)");
+  EXPECT_ERROR(parse_config(tiny_config(R"(, "sampler": {"eta": 2})"), "f.json"), kModelFormat,
+               "f.json: sampler.eta must be a number from 0 to 1 (got 2)");
   EXPECT_ERROR(parse_config(tiny_config(R"(, "wings": 2})"), "f.json"), kModelFormat, "f.json");
   EXPECT_ERROR(parse_config(tiny_config(R"(, "wings": 2)"), "f.json"), kModelFormat, "unknown field \"wings\"");
 }
@@ -85,8 +87,8 @@ TEST(ExpectedTensors, NamesAreUnique) {
 }
 
 TEST(ExpectedTensors, SizesAreBounded) {
-  const ModelConfig c = parse_config(
-      R"({"format": "gaitcrafter-model", "unet": {"dim": 512, "dim_mults": [8, 8, 8, 8]}})", "big");
+  const ModelConfig c =
+      parse_config(R"({"format": "gaitcrafter-model", "unet": {"dim": 512, "dim_mults": [8, 8, 8, 8]}})", "big");
   EXPECT_ERROR(total_fp32_bytes(expected_tensors(c), "big"), kModelFormat, "8 GiB");
   EXPECT_EQ(element_count(std::vector<int64_t>{1 << 20, 1 << 20, 1 << 20, 1 << 20}), std::nullopt);
   EXPECT_EQ(element_count(std::vector<int64_t>{-1}), std::nullopt);

@@ -38,8 +38,8 @@ json parse_json(std::string_view text, const std::string& source, int max_depth,
     // A key is not a value, but a million repeated keys cost a million reads all the same.
     if (event != json::parse_event_t::object_end && event != json::parse_event_t::array_end) ++values;
     if (depth > max_depth) {
-      throw Error(Status::kModelFormat,
-                  source + ": nested deeper than " + std::to_string(max_depth) + " levels; such a file is not one of ours");
+      throw Error(Status::kModelFormat, source + ": nested deeper than " + std::to_string(max_depth) +
+                                            " levels; such a file is not one of ours");
     }
     if (values > max_values) {
       throw Error(Status::kModelFormat, source + ": more than " + std::to_string(max_values) + " values");
@@ -144,7 +144,8 @@ void JsonFields::read(std::string_view name, std::string& out, size_t min_points
   if (value == nullptr) return;
   const size_t points = value->is_string() ? code_points(value->get_ref<const std::string&>()) : SIZE_MAX;
   if (points < min_points || points > max_points) {
-    fail(name, "must be a string of " + std::to_string(min_points) + " to " + std::to_string(max_points) + " characters",
+    fail(name,
+         "must be a string of " + std::to_string(min_points) + " to " + std::to_string(max_points) + " characters",
          *value);
   }
   out = value->get<std::string>();
@@ -153,7 +154,8 @@ void JsonFields::read(std::string_view name, std::string& out, size_t min_points
 void JsonFields::read(std::string_view name, std::vector<bool>& out) {
   const json* value = find(name);
   if (value == nullptr) return;
-  const bool good = value->is_array() && std::all_of(value->begin(), value->end(), [](const json& v) { return v.is_boolean(); });
+  const bool good =
+      value->is_array() && std::all_of(value->begin(), value->end(), [](const json& v) { return v.is_boolean(); });
   if (!good) fail(name, "must be a list of true and false", *value);
   out.clear();
   for (const json& v : *value) out.push_back(v.get<bool>());
@@ -164,7 +166,8 @@ void JsonFields::read(std::string_view name, std::vector<int>& out, int64_t low,
   const json* value = find(name);
   if (value == nullptr) return;
   if (!value->is_array() || value->size() < min_size || value->size() > max_size) {
-    fail(name, "must be a list of " + std::to_string(min_size) + " to " + std::to_string(max_size) + " integers", *value);
+    fail(name, "must be a list of " + std::to_string(min_size) + " to " + std::to_string(max_size) + " integers",
+         *value);
   }
   out.clear();
   for (const json& v : *value) {

@@ -23,7 +23,8 @@ void refuse_nul(std::string_view text, const std::string& source);
 // Number of code points of valid UTF-8.
 size_t code_points(std::string_view utf8);
 
-// A reader of one object. Every accessor leaves `out` alone when the field is absent; finish() refuses what nobody read.
+// A reader of one object. Every accessor leaves `out` alone when the field is absent; finish() refuses what nobody
+// read.
 class JsonFields {
  public:
   // `path` names the object in messages: "config.json: unet".

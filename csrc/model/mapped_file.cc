@@ -30,7 +30,8 @@ struct Descriptor {
 MappedFile::MappedFile(const std::string& path, uint64_t max_bytes) : path_(path) {
   // Non-blocking: a FIFO in a hostile folder must not hang the open.
   Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
-  if (file.fd < 0) refuse(path, errno == ENOENT ? "no such file" : std::string("cannot be read: ") + std::strerror(errno));
+  if (file.fd < 0)
+    refuse(path, errno == ENOENT ? "no such file" : std::string("cannot be read: ") + std::strerror(errno));
   struct stat info {};
   if (::fstat(file.fd, &info) != 0) refuse(path, std::string("cannot be read: ") + std::strerror(errno));
   if (!S_ISREG(info.st_mode)) refuse(path, "not a regular file");

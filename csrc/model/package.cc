@@ -45,7 +45,8 @@ void check_folder(const std::string& folder) {
   if (!S_ISDIR(info.st_mode)) refuse_non_folder(folder);
   for (const char* name : {"config.json", "model.safetensors", "checksums.json"}) {
     if (::stat((folder + "/" + name).c_str(), &info) != 0) {
-      refuse(folder + ": no " + name + " there; a model package holds config.json, model.safetensors and checksums.json");
+      refuse(folder + ": no " + name +
+             " there; a model package holds config.json, model.safetensors and checksums.json");
     }
   }
 }
@@ -57,8 +58,9 @@ std::map<std::string, std::string> read_checksums(const std::string& path) {
   JsonFields top(root, path);
   const nlohmann::json* version = top.find("format_version");
   if (version != nullptr && version->is_number_integer() && !integer_in(*version, INT64_MIN, 1)) {
-    throw Error(Status::kUnsupportedVersion, path + ": format_version " + brief(*version) +
-                                                 " is newer than 1, the newest this release reads; upgrade gaitcrafter-rt");
+    throw Error(Status::kUnsupportedVersion,
+                path + ": format_version " + brief(*version) +
+                    " is newer than 1, the newest this release reads; upgrade gaitcrafter-rt");
   }
   if (version == nullptr || !integer_in(*version, 1, 1)) refuse(path + ": format_version must be 1");
   const nlohmann::json* sums = top.find("sha256");

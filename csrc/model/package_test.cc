@@ -54,8 +54,10 @@ TEST_F(Package, SaysWhatAFileIsThatShouldBeAFolder) {
     return (folder_.path() / name).string();
   };
   EXPECT_ERROR(ModelPackage::open((model_ / "model.safetensors").string()), kModelFormat, "safetensors file by itself");
-  EXPECT_ERROR(ModelPackage::open(at("m.pt", "PK\x03\x04...")), kModelFormat, "a PyTorch pickle; run `gaitcrafter-rt convert`");
-  EXPECT_ERROR(ModelPackage::open(at("m.pkl", "\x80\x04\x95....")), kModelFormat, "a PyTorch pickle; run `gaitcrafter-rt convert`");
+  EXPECT_ERROR(ModelPackage::open(at("m.pt", "PK\x03\x04...")), kModelFormat,
+               "a PyTorch pickle; run `gaitcrafter-rt convert`");
+  EXPECT_ERROR(ModelPackage::open(at("m.pkl", "\x80\x04\x95....")), kModelFormat,
+               "a PyTorch pickle; run `gaitcrafter-rt convert`");
   EXPECT_ERROR(ModelPackage::open(at("m.txt", "hello")), kModelFormat, "a model package is a folder");
   EXPECT_ERROR(ModelPackage::open(at("empty", "")), kModelFormat, "a model package is a folder");
   EXPECT_ERROR(ModelPackage::open("/no/such/place"), kModelFormat, "no such model folder");
@@ -98,7 +100,8 @@ TEST_F(Package, RefusesWhatIsNoRegularFile) {
 }
 
 TEST_F(Package, RefusesAModelThatIsTooLargeBeforeReadingIt) {
-  write_file(model_ / "config.json", R"({"format": "gaitcrafter-model", "unet": {"dim": 512, "dim_mults": [8, 8, 8, 8]}})");
+  write_file(model_ / "config.json",
+             R"({"format": "gaitcrafter-model", "unet": {"dim": 512, "dim_mults": [8, 8, 8, 8]}})");
   EXPECT_ERROR(open(), kModelFormat, "8 GiB");
 }
 

@@ -62,7 +62,8 @@ void check_finite(const float* values, size_t n, const std::string& name, const 
   constexpr uint32_t kExponent = 0x7F800000u;
   for (size_t i = 0; i < n; ++i) {
     if ((std::bit_cast<uint32_t>(values[i]) & kExponent) == kExponent) {
-      refuse(path, name + "[" + std::to_string(i) + "] is not finite; the training run diverged or the file is damaged");
+      refuse(path,
+             name + "[" + std::to_string(i) + "] is not finite; the training run diverged or the file is damaged");
     }
   }
 }
@@ -71,7 +72,8 @@ std::unique_ptr<float[]> allocate(size_t n, const std::string& path) {
   try {
     return std::make_unique_for_overwrite<float[]>(n);
   } catch (const std::bad_alloc&) {
-    throw Error(Status::kOutOfMemory, path + ": no memory for a tensor of " + std::to_string(n * sizeof(float)) + " bytes");
+    throw Error(Status::kOutOfMemory,
+                path + ": no memory for a tensor of " + std::to_string(n * sizeof(float)) + " bytes");
   }
 }
 

@@ -53,7 +53,8 @@ TEST_F(Safetensors, ReadsFloat32InAnyOrder) {
 }
 
 TEST_F(Safetensors, ReadsUnalignedData) {
-  std::string header = R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"dtype":"F32","shape":[4],"data_offsets":[24,40]}})";
+  std::string header =
+      R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"dtype":"F32","shape":[4],"data_offsets":[24,40]}})";
   while (header.size() % 4 != 1) header += ' ';
   const WeightsFile file = open(with_header(header, two()[0].data + two()[1].data));
   EXPECT_EQ(file.values(0)[0], 1.0f);
@@ -109,15 +110,30 @@ TEST_F(Safetensors, RefusesHeaderLengthsBeyondTheFile) {
 
 TEST_F(Safetensors, RefusesBadHeaders) {
   const std::string data(40, '\0');
-  const char* headers[] = {
-      "", "[]", "{", "{}x", R"({"a":1})", R"({"a":[]})", R"({"a":{}})", R"({"a":{"dtype":"F32"}})", R"({"__metadata__":1})",
-      R"({"__metadata__":{"k":1}})", R"({"__metadata__":{"k":{}}})", R"({"a":{"shape":[2,3],"data_offsets":[0,24]}})",
-      R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0]}})", R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24,40]}})",
-      R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[-1,24]}})", R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24.0]}})",
-      R"({"a":{"dtype":"F32","shape":[2,[3]],"data_offsets":[0,24]}})", R"({"a":{"dtype":"F32","shape":"23","data_offsets":[0,24]}})",
-      R"({"a":{"dtype":1,"shape":[2,3],"data_offsets":[0,24]}})", R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24],"x":1}})",
-      R"({"a":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,1,1],"data_offsets":[0,24]}})", R"({"a":null})", "{\"\xFF\":1}",
-      R"({"a":{"dtype":"F32","shape":[18446744073709551615,3],"data_offsets":[0,24]}})"};
+  const char* headers[] = {"",
+                           "[]",
+                           "{",
+                           "{}x",
+                           R"({"a":1})",
+                           R"({"a":[]})",
+                           R"({"a":{}})",
+                           R"({"a":{"dtype":"F32"}})",
+                           R"({"__metadata__":1})",
+                           R"({"__metadata__":{"k":1}})",
+                           R"({"__metadata__":{"k":{}}})",
+                           R"({"a":{"shape":[2,3],"data_offsets":[0,24]}})",
+                           R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0]}})",
+                           R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24,40]}})",
+                           R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[-1,24]}})",
+                           R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24.0]}})",
+                           R"({"a":{"dtype":"F32","shape":[2,[3]],"data_offsets":[0,24]}})",
+                           R"({"a":{"dtype":"F32","shape":"23","data_offsets":[0,24]}})",
+                           R"({"a":{"dtype":1,"shape":[2,3],"data_offsets":[0,24]}})",
+                           R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24],"x":1}})",
+                           R"({"a":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,1,1],"data_offsets":[0,24]}})",
+                           R"({"a":null})",
+                           "{\"\xFF\":1}",
+                           R"({"a":{"dtype":"F32","shape":[18446744073709551615,3],"data_offsets":[0,24]}})"};
   for (const char* header : headers) EXPECT_ERROR(open(with_header(header, data)), kModelFormat, "model.safetensors: ");
   EXPECT_ERROR(open(with_header(std::string(3'000'000, '['), data)), kModelFormat, "model.safetensors: ");
   EXPECT_ERROR(open(with_header("{\"a\":" + std::string(3'000'000, '{'), data)), kModelFormat, "model.safetensors: ");

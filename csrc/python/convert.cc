@@ -30,13 +30,14 @@ T field(const py::handle& value, const char* name) {
     if (is_bool == wants_bool) return value.cast<T>();
   } catch (const py::cast_error&) {
   }
-  raise(GC_INVALID_REQUEST, std::string("sampler ") + name + " has the wrong type or size: " +
-                                py::repr(value).cast<std::string>().substr(0, 80));
+  raise(GC_INVALID_REQUEST, std::string("sampler ") + name +
+                                " has the wrong type or size: " + py::repr(value).cast<std::string>().substr(0, 80));
 }
 
 double not_negative(double value, const char* name) {
   // Below zero would mean the model's default in the C interface; here that is said by leaving the field out.
-  if (value < 0) raise(GC_INVALID_REQUEST, std::string(name) + " is " + std::to_string(value) + "; it cannot be negative");
+  if (value < 0)
+    raise(GC_INVALID_REQUEST, std::string(name) + " is " + std::to_string(value) + "; it cannot be negative");
   return value;
 }
 
@@ -51,7 +52,8 @@ uint32_t axes_mask(const py::handle& names) {
 }  // namespace
 
 void raise(gc_status status, const std::string& message) {
-  const py::object error = py::module_::import("gaitcrafter_rt.errors").attr("error_for_code")(static_cast<int>(status), message);
+  const py::object error =
+      py::module_::import("gaitcrafter_rt.errors").attr("error_for_code")(static_cast<int>(status), message);
   PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
   throw py::error_already_set();
 }
@@ -60,7 +62,8 @@ void check(gc_status status) {
   if (status != GC_OK) {
     // Messages quote untrusted bytes; what is not UTF-8 is replaced, not a second error.
     const char* text = gc_last_error_message();
-    const auto decoded = py::reinterpret_steal<py::str>(PyUnicode_DecodeUTF8(text, Py_ssize_t(std::char_traits<char>::length(text)), "replace"));
+    const auto decoded = py::reinterpret_steal<py::str>(
+        PyUnicode_DecodeUTF8(text, Py_ssize_t(std::char_traits<char>::length(text)), "replace"));
     raise(status, decoded.cast<std::string>());
   }
 }
@@ -134,7 +137,8 @@ Conditions::Conditions(size_t count, size_t cond_dim, const py::dict& axes, cons
   }
   if (cond.is_none()) return;
   cond_ = cond.cast<Array<float>>();
-  if (cond_.ndim() != 2 || static_cast<size_t>(cond_.shape(0)) != count || static_cast<size_t>(cond_.shape(1)) != cond_dim) {
+  if (cond_.ndim() != 2 || static_cast<size_t>(cond_.shape(0)) != count ||
+      static_cast<size_t>(cond_.shape(1)) != cond_dim) {
     raise(GC_INVALID_REQUEST, "cond must have shape (" + std::to_string(count) + ", " + std::to_string(cond_dim) + ")");
   }
   view.cond = cond_.data();

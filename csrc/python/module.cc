@@ -132,7 +132,8 @@ class NativeEngine {
     Array<uint64_t> indices;
     if (!clip_indices.is_none()) {
       indices = clip_indices.cast<Array<uint64_t>>();
-      if (static_cast<uint64_t>(indices.size()) != count) raise(GC_INVALID_REQUEST, "clip_indices needs one entry per clip");
+      if (static_cast<uint64_t>(indices.size()) != count)
+        raise(GC_INVALID_REQUEST, "clip_indices needs one entry per clip");
       request.clip_indices = indices.data();
     }
     Array<float> noise;
@@ -159,8 +160,8 @@ class NativeEngine {
     check(status);
   }
 
-  py::array_t<float> forward(const Array<float>& x, const Array<int32_t>& t, const py::dict& axes, const py::object& cond,
-                             const py::object& cond_given) const {
+  py::array_t<float> forward(const Array<float>& x, const Array<int32_t>& t, const py::dict& axes,
+                             const py::object& cond, const py::object& cond_given) const {
     const auto engine = open();
     const uint64_t count = static_cast<uint64_t>(t.size());
     check_count(count);
@@ -209,7 +210,8 @@ class NativeEngine {
   // Before sizes are multiplied with it.
   static void check_count(uint64_t count) {
     if (count < 1 || count > GC_MAX_CLIPS) {
-      raise(GC_INVALID_REQUEST, "count is " + std::to_string(count) + "; a request takes 1 to " + std::to_string(GC_MAX_CLIPS) + " clips");
+      raise(GC_INVALID_REQUEST,
+            "count is " + std::to_string(count) + "; a request takes 1 to " + std::to_string(GC_MAX_CLIPS) + " clips");
     }
   }
 
@@ -238,7 +240,8 @@ py::array_t<uint8_t> pack(const Array<float>& x, float threshold) {
 }
 
 py::array_t<uint8_t> unpack(const Array<uint8_t>& packed, size_t pixels) {
-  if (pixels > static_cast<size_t>(packed.size()) * 8) raise(GC_INVALID_REQUEST, "fewer packed bits than pixels asked for");
+  if (pixels > static_cast<size_t>(packed.size()) * 8)
+    raise(GC_INVALID_REQUEST, "fewer packed bits than pixels asked for");
   py::array_t<uint8_t> out(static_cast<py::ssize_t>(pixels));
   check(gc_unpack(packed.data(), pixels, out.mutable_data()));
   return out;
@@ -250,18 +253,19 @@ PYBIND11_MODULE(_native, m) {
   m.doc() = "Native engine of gaitcrafter_rt. Use gaitcrafter_rt.Engine; this module has no stable API.";
   PYBIND11_NUMPY_DTYPE(gc_sampler_row, timestep, stream, a_x, a_out, c_x, c_x0, c_prev1, c_prev2, c_raw, c_noise);
   py::class_<NativeEngine>(m, "Engine")
-      .def(py::init<const std::string&, const std::string&, const std::string&, const std::optional<std::string>&, int>(),
+      .def(py::init<const std::string&, const std::string&, const std::string&, const std::optional<std::string>&,
+                    int>(),
            py::arg("path"), py::kw_only(), py::arg("device") = "cpu", py::arg("precision") = "auto",
            py::arg("isa") = py::none(), py::arg("threads") = 0)
       .def("close", &NativeEngine::close)
       .def_property_readonly("info", &NativeEngine::info)
       .def("labels", &NativeEngine::labels, py::arg("axis"))
       .def("axis_usable", &NativeEngine::axis_usable, py::arg("axis"))
-      .def("generate", &NativeEngine::generate, py::kw_only(), py::arg("count"), py::arg("seed") = 0, py::arg("start") = 0,
-           py::arg("clip_indices") = py::none(), py::arg("axes") = py::dict(), py::arg("cond") = py::none(),
-           py::arg("cond_given") = py::none(), py::arg("sampler") = py::none(), py::arg("threshold") = 0.5f,
-           py::arg("initial_noise") = py::none(), py::arg("packed").noconvert(), py::arg("x0").noconvert() = py::none(),
-           py::arg("progress") = py::none())
+      .def("generate", &NativeEngine::generate, py::kw_only(), py::arg("count"), py::arg("seed") = 0,
+           py::arg("start") = 0, py::arg("clip_indices") = py::none(), py::arg("axes") = py::dict(),
+           py::arg("cond") = py::none(), py::arg("cond_given") = py::none(), py::arg("sampler") = py::none(),
+           py::arg("threshold") = 0.5f, py::arg("initial_noise") = py::none(), py::arg("packed").noconvert(),
+           py::arg("x0").noconvert() = py::none(), py::arg("progress") = py::none())
       .def("forward", &NativeEngine::forward, py::arg("x"), py::arg("t"), py::arg("axes") = py::dict(),
            py::arg("cond") = py::none(), py::arg("cond_given") = py::none())
       .def("resolve_sampler", &NativeEngine::resolve_sampler, py::arg("sampler") = py::none())
@@ -269,20 +273,26 @@ PYBIND11_MODULE(_native, m) {
   m.def("noise_fill", &noise_fill, py::arg("seed"), py::arg("clip"), py::arg("stream"), py::arg("n"));
   m.def("pack", &pack, py::arg("x"), py::arg("threshold") = 0.5f);
   m.def("unpack", &unpack, py::arg("packed"), py::arg("pixels"));
-  m.def("validate_config", [](const py::bytes& text, const std::string& source) {
-    const auto view = static_cast<std::string_view>(text);
-    check(gc_config_check(view.data(), view.size(), source.c_str()));
-  }, py::arg("text"), py::arg("source") = "config.json");
+  m.def(
+      "validate_config",
+      [](const py::bytes& text, const std::string& source) {
+        const auto view = static_cast<std::string_view>(text);
+        check(gc_config_check(view.data(), view.size(), source.c_str()));
+      },
+      py::arg("text"), py::arg("source") = "config.json");
   m.def("isa", [] {
     const char* name = nullptr;
     check(gc_isa(&name));
     return name;
   });
-  m.def("isa_supported", [](const std::string& name) {
-    int supported = 0;
-    check(gc_isa_supported(name.c_str(), &supported));
-    return supported != 0;
-  }, py::arg("name"));
+  m.def(
+      "isa_supported",
+      [](const std::string& name) {
+        int supported = 0;
+        check(gc_isa_supported(name.c_str(), &supported));
+        return supported != 0;
+      },
+      py::arg("name"));
   m.attr("__version__") = gc_version();
   m.attr("abi_version") = gc_abi_version();
 }

@@ -78,8 +78,9 @@ std::string safetensors(const std::vector<RawTensor>& tensors, const std::string
   std::string header = metadata.empty() ? "{" : "{\"__metadata__\":" + metadata;
   std::string data;
   for (const RawTensor& t : tensors) {
-    header += (header.size() > 1 ? "," : "") + ("\"" + t.name) + "\":{\"dtype\":\"" + t.dtype + "\",\"shape\":" + t.shape +
-              ",\"data_offsets\":[" + std::to_string(data.size()) + "," + std::to_string(data.size() + t.data.size()) + "]}";
+    header += (header.size() > 1 ? "," : "") + ("\"" + t.name) + "\":{\"dtype\":\"" + t.dtype +
+              "\",\"shape\":" + t.shape + ",\"data_offsets\":[" + std::to_string(data.size()) + "," +
+              std::to_string(data.size() + t.data.size()) + "]}";
     data += t.data;
   }
   header += "}";
@@ -92,8 +93,9 @@ void write_checksums(const std::filesystem::path& folder) {
     const std::string bytes = read_file(folder / name);
     return sha256_hex(std::as_bytes(std::span(bytes)));
   };
-  write_file(folder / "checksums.json", "{\"format_version\": 1, \"sha256\": {\"config.json\": \"" + sum("config.json") +
-                                            "\", \"model.safetensors\": \"" + sum("model.safetensors") + "\"}}\n");
+  write_file(folder / "checksums.json", "{\"format_version\": 1, \"sha256\": {\"config.json\": \"" +
+                                            sum("config.json") + "\", \"model.safetensors\": \"" +
+                                            sum("model.safetensors") + "\"}}\n");
 }
 
 void write_package(const std::filesystem::path& folder, const std::string& config, const std::string& weights) {

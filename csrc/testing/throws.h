@@ -7,12 +7,12 @@
 
 #include "core/error.h"
 
-#define EXPECT_ERROR(statement, expected_status, part)                                                     \
-  try {                                                                                                    \
-    statement;                                                                                             \
-    ADD_FAILURE() << "no error; expected one that says: " << (part);                                       \
-  } catch (const ::gaitcrafter::Error& e) {                                                                \
-    EXPECT_EQ(static_cast<int>(e.status()), static_cast<int>(::gaitcrafter::Status::expected_status))      \
-        << e.what();                                                                                       \
-    EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << "\"" << e.what() << "\" lacks \"" << (part) << "\""; \
+#define EXPECT_ERROR(statement, expected_status, part)                                                             \
+  try {                                                                                                            \
+    statement;                                                                                                     \
+    ADD_FAILURE() << "no error; expected one that says: " << (part);                                               \
+  } catch (const ::gaitcrafter::Error& e) {                                                                        \
+    EXPECT_EQ(static_cast<int>(e.status()), static_cast<int>(::gaitcrafter::Status::expected_status)) << e.what(); \
+    EXPECT_NE(std::string(e.what()).find(part), std::string::npos)                                                 \
+        << "\"" << e.what() << "\" lacks \"" << (part) << "\"";                                                    \
   }

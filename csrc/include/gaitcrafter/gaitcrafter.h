@@ -101,10 +101,10 @@ typedef struct gc_info {
   int32_t label_usable[GC_AXES]; /* 1 if a request may name labels of this axis */
   int32_t guidance_trained;      /* 0: only guidance 1 is allowed */
   int32_t threads;
-  uint64_t clip_floats;   /* channels x frames x height x width */
-  uint64_t packed_bytes;  /* of one clip */
-  double flops_per_call;  /* 2 x multiply-adds of one network call for one clip */
-  gc_sampler sampler;     /* the model's defaults, every field set */
+  uint64_t clip_floats;  /* channels x frames x height x width */
+  uint64_t packed_bytes; /* of one clip */
+  double flops_per_call; /* 2 x multiply-adds of one network call for one clip */
+  gc_sampler sampler;    /* the model's defaults, every field set */
   /* Valid until gc_engine_close. */
   const char *name, *model_sha256, *device, *precision, *isa;
   const char *training_data, *training_data_terms, *identities, *command, *notes;
@@ -150,9 +150,9 @@ typedef int (*gc_progress_callback)(void* user, const gc_progress* progress);
 typedef struct gc_request {
   uint32_t struct_size, version;
   uint64_t seed;
-  uint64_t start;               /* clip i of the request has clip index start + i ... */
-  const uint64_t* clip_indices; /* ... or clip_indices[i], if given */
-  uint64_t count;               /* 1..GC_MAX_CLIPS */
+  uint64_t start;                  /* clip i of the request has clip index start + i ... */
+  const uint64_t* clip_indices;    /* ... or clip_indices[i], if given */
+  uint64_t count;                  /* 1..GC_MAX_CLIPS */
   const gc_conditions* conditions; /* NULL: all null */
   const gc_sampler* sampler;       /* NULL: the model's defaults */
   float threshold;                 /* above 0, below 1: a pixel is foreground where (x_0 + 1) / 2 exceeds it */
@@ -166,10 +166,10 @@ typedef struct gc_request {
 
 typedef struct gc_output {
   uint32_t struct_size, version;
-  uint8_t* packed;    /* count x packed_bytes: channel, frame, row, column; most significant bit first */
+  uint8_t* packed;      /* count x packed_bytes: channel, frame, row, column; most significant bit first */
   uint64_t packed_size; /* bytes; must be exactly that */
-  float* x0;          /* count x clip_floats values of x_0 in [-1, 1], or NULL */
-  uint64_t x0_size;   /* floats; must be exactly that, or 0 with NULL */
+  float* x0;            /* count x clip_floats values of x_0 in [-1, 1], or NULL */
+  uint64_t x0_size;     /* floats; must be exactly that, or 0 with NULL */
 } gc_output;
 
 /* A clip's bits depend on the model, its conditions, the sampler, the seed and its clip index; not on the other clips
@@ -189,11 +189,11 @@ GC_API gc_status gc_sampler_table(const gc_engine* engine, const gc_sampler* sam
 /* `sampler` with every model default filled in: what gc_generate would run. NULL: the model's own. */
 GC_API gc_status gc_sampler_resolve(const gc_engine* engine, const gc_sampler* sampler, gc_sampler* resolved);
 
-/* Elements 0..n-1 of a noise stream (docs/architecture.md, "Noise"). Stream 0 is x_T; 1 + t is the noise of timestep t. */
+/* Elements 0..n-1 of a noise stream (docs/architecture.md, "Noise"): 0 is x_T, 1 + t is the noise of timestep t. */
 GC_API gc_status gc_noise_fill(uint64_t seed, uint64_t clip, uint32_t stream, float* out, size_t n);
 
 GC_API gc_status gc_pack(const float* x, size_t pixels, float threshold, uint8_t* packed); /* (pixels + 7) / 8 bytes */
-GC_API gc_status gc_unpack(const uint8_t* packed, size_t pixels, uint8_t* mask);           /* one byte, 0 or 1, per pixel */
+GC_API gc_status gc_unpack(const uint8_t* packed, size_t pixels, uint8_t* mask); /* one byte, 0 or 1, per pixel */
 
 /* Judges the text of a config.json; `source` names it in messages and may be NULL. */
 GC_API gc_status gc_config_check(const char* text, size_t length, const char* source);
@@ -202,8 +202,8 @@ GC_API gc_status gc_config_check(const char* text, size_t length, const char* so
 
 /* Of the last call on this thread that did not return GC_OK; "" if none. Valid until the next call on this thread. */
 GC_API const char* gc_last_error_message(void);
-GC_API const char* gc_version(void);        /* "0.1.0" */
-GC_API uint32_t gc_abi_version(void);       /* GC_ABI_VERSION of the library */
+GC_API const char* gc_version(void);  /* "0.1.0" */
+GC_API uint32_t gc_abi_version(void); /* GC_ABI_VERSION of the library */
 /* The instruction set that an engine gets by default. */
 GC_API gc_status gc_isa(const char** name);
 /* Whether this processor runs the named one; GC_INVALID_REQUEST for an unknown name. */
@@ -217,8 +217,17 @@ static inline gc_options gc_options_default(void) {
 }
 
 static inline gc_sampler gc_sampler_default(void) {
-  gc_sampler s = {(uint32_t)sizeof(gc_sampler), GC_ABI_VERSION, GC_MODEL_DEFAULT, 0, -1.0, GC_MODEL_DEFAULT,
-                  GC_MODEL_DEFAULT, -1.0, GC_MODEL_DEFAULT, 0, -1.0};
+  gc_sampler s = {(uint32_t)sizeof(gc_sampler),
+                  GC_ABI_VERSION,
+                  GC_MODEL_DEFAULT,
+                  0,
+                  -1.0,
+                  GC_MODEL_DEFAULT,
+                  GC_MODEL_DEFAULT,
+                  -1.0,
+                  GC_MODEL_DEFAULT,
+                  0,
+                  -1.0};
   return s;
 }
 

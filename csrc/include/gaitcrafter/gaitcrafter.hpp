@@ -1,4 +1,5 @@
-// C++17 over the C interface: owning handles, conditions by name, exceptions. Header only; link gaitcrafter::gaitcrafter.
+// C++17 over the C interface: owning handles, conditions by name, exceptions. Header only; link
+// gaitcrafter::gaitcrafter.
 //
 //   gaitcrafter::Engine engine("walker");
 //   gaitcrafter::Condition who;
