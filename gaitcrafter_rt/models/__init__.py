@@ -1,13 +1,13 @@
-"""The models that ship with the package, by name."""
+"""The models that ship with the package, by name: each folder here is a model package."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from .errors import ModelFormatError
+from ..errors import ModelFormatError
 
-SHIPPED = Path(__file__).parent / "models"
+SHIPPED = Path(__file__).parent
 
 
 def list_models() -> list[str]:
