@@ -1,6 +1,8 @@
 """Prints the polynomial coefficients of ``normal.cc`` and their error before rounding of the arithmetic.
 
-Near-minimax: interpolation at Chebyshev nodes in 50 digits, then rounded to float32. Run with ``python csrc/noise/fit_polynomials.py``; needs mpmath and numpy.
+Near-minimax: interpolation at Chebyshev nodes in 50 digits, then rounded to float32. Needs mpmath and numpy::
+
+    python csrc/noise/fit_polynomials.py
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ def report(name: str, f: Callable[[mp.mpf], mp.mpf], low: mp.mpf, high: mp.mpf, 
 
 if __name__ == "__main__":
     tiny = mp.mpf(10) ** -30
-    tail = lambda x: (mp.log1p(x) - x + x * x / 2) / x**3 if abs(x) > 1e-12 else mp.mpf(1) / 3 - x / 4
+
+    def tail(x):
+        return (mp.log1p(x) - x + x * x / 2) / x**3 if abs(x) > 1e-12 else mp.mpf(1) / 3 - x / 4
+
     report("kLn ", tail, mp.sqrt(0.5) - 1, mp.sqrt(2) - 1, 8)
     report("kSin", lambda g: mp.sin(2 * mp.pi * mp.sqrt(g)) / mp.sqrt(g), tiny, mp.mpf(1) / 64, 3)
     report("kCos", lambda g: mp.cos(2 * mp.pi * mp.sqrt(g)), tiny, mp.mpf(1) / 64, 4)

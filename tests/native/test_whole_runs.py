@@ -47,7 +47,8 @@ def _conditions(config, condition):  # type: ignore[no-untyped-def]
     index = {axis: getattr(config.labels, axis).index(name) for axis, name in condition.items()}
     columns = config.conditioning.cond_columns
     if columns is None:
-        return {a: label_weights(config, a, [{i: 1.0}]) for a, i in index.items() if getattr(config.conditioning, a) != "none"}, None
+        wired = {a: i for a, i in index.items() if getattr(config.conditioning, a) != "none"}
+        return {a: label_weights(config, a, [{i: 1.0}]) for a, i in wired.items()}, None
     vector = torch.zeros(1, config.conditioning.cond_dim)
     for axis, i in index.items():
         vector[0, columns[axis][i]] = 1

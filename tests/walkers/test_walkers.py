@@ -35,7 +35,7 @@ def test_constants():
 
 def test_identity_depends_on_seed_and_index_alone():
     later = [sample_identity(5, i) for i in (3, 1, 2)]
-    np.random.seed(1)
+    np.random.seed(1)  # noqa: NPY002 - global state must not matter
     assert later == [sample_identity(5, i) for i in (3, 1, 2)]
     assert len({sample_identity(seed, index).shape for seed in (0, 5) for index in range(20)}) == 40
 
