@@ -9,6 +9,8 @@ LINT_PACKAGES := clang-format clang-tidy cmake ninja-build nlohmann-json3-dev li
 DEMO := .venvs/demo
 TEST := .venvs/test
 LINT := .venvs/lint
+# Where tools/cpp-tests.sh leaves the module of single ops.
+export GAITCRAFTER_TEST_MODULE := $(CURDIR)/build/test-release/tests/native
 
 .PHONY: help demo test test-all lint bench clean
 
@@ -24,7 +26,8 @@ demo:  ## build, generate clips with the model that ships, and show where they a
 test:  ## install what the tests need and run them, C++ and Python
 	@tools/system-packages.sh $(TEST_PACKAGES)
 	@tools/venv.sh $(TEST) train,onnx,video,dev
-	@tools/cpp-tests.sh release
+	@tools/cpp-tests.sh release $(TEST)/bin/python
+	@$(TEST)/bin/python tests/install_peers.py
 	@$(TEST)/bin/pytest -q
 
 test-all: test  ## the same, the slow tests too, and the C++ tests under sanitizers and qemu
