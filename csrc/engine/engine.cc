@@ -45,6 +45,16 @@ void check_options(const EngineOptions& o) {
 
 std::string mebibytes(uint64_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB"; }
 
+class Runner {
+ public:
+  explicit Runner(std::atomic<std::thread::id>& slot) : slot_(slot) { slot_ = std::this_thread::get_id(); }
+  ~Runner() { slot_ = std::thread::id(); }
+  Runner(const Runner&) = delete;
+
+ private:
+  std::atomic<std::thread::id>& slot_;
+};
+
 }  // namespace
 
 // What the threads of one generate call share.
@@ -145,7 +155,11 @@ void Engine::generate(const GenerateRequest& request, const GenerateOutput& outp
   const Denoiser denoiser(unet_, {request.sampler.guidance, request.null_axes});
   const ConditionBatch conditions(config(), request.count, request.conditions);
   for (const ClipConditions& clip : conditions.clips()) denoiser.check(clip);
+  if (runner_.load() == std::this_thread::get_id()) {
+    refuse("generate is called from its own progress callback; one engine runs one call at a time");
+  }
   const std::lock_guard one_at_a_time(running_);
+  const Runner runner(runner_);
   const auto time = unet_->prepare_time(table.timesteps());
 
   Run run{request, output, table, conditions.clips(), {}};

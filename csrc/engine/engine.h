@@ -1,13 +1,14 @@
 // One model on the CPU: conditions in, packed clips out, spread over a pool of threads.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "denoiser/conditions.h"
@@ -78,6 +79,7 @@ class Engine {
   size_t clip_floats_ = 0;
   long owner_ = 0;  // process that started the pool's threads; they do not survive a fork
   std::mutex running_;
+  std::atomic<std::thread::id> runner_{};  // whose generate call runs, so that a callback cannot wait for itself
 };
 
 }  // namespace gaitcrafter

@@ -301,6 +301,17 @@ TEST_F(EngineTest, ReportsProgressAndCancels) {
   EXPECT_NO_THROW(generate(engine, r));
 }
 
+TEST_F(EngineTest, RefusesToRunInsideItsOwnCallback) {
+  Engine engine(path_, threads(1));
+  GenerateRequest r = request_of(engine, 1);
+  r.keep_going = [&](const Progress&) {
+    generate(engine, request_of(engine, 1));
+    return true;
+  };
+  EXPECT_ERROR(generate(engine, r), kInvalidRequest, "its own progress callback");
+  EXPECT_NO_THROW(generate(engine, request_of(engine, 1)));
+}
+
 TEST_F(EngineTest, CallsFromSeveralThreadsWaitForEachOther) {
   Engine engine(path_, threads(2));
   const auto want = generate(engine, request_of(engine, 3));

@@ -2,7 +2,11 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <fstream>
+#include <sstream>
 #include <string>
 #include <system_error>
 
@@ -16,11 +20,22 @@ constexpr auto kWatchPeriod = std::chrono::milliseconds(50);
 
 }  // namespace
 
+int quota_processors(const std::string& cpu_max) {
+  std::istringstream text(cpu_max);
+  double quota = 0, period = 0;  // microseconds; "max" instead of a quota fails to parse
+  if (!(text >> quota >> period) || quota <= 0 || period <= 0) return 0;
+  return std::max(1, static_cast<int>(std::lround(std::min(quota / period, 65536.0))));
+}
+
 int available_processors() {
   cpu_set_t set;
   CPU_ZERO(&set);
-  if (::sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const bool known = ::sched_getaffinity(0, sizeof set, &set) == 0;
+  const int processors = std::max(1, known ? CPU_COUNT(&set) : static_cast<int>(std::thread::hardware_concurrency()));
+  std::ifstream file("/sys/fs/cgroup/cpu.max");
+  std::string line;
+  const int quota = std::getline(file, line) ? quota_processors(line) : 0;
+  return quota > 0 ? std::min(processors, quota) : processors;
 }
 
 Pool::Pool(int threads) {

@@ -5,13 +5,17 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
 namespace gaitcrafter {
 
-// Processors that this process may run on (its affinity mask), at least 1.
+// Processors that this process may use: its affinity mask, and the quota of its cgroup (containers). At least 1.
 int available_processors();
+
+// Whole processors of a cgroup v2 cpu.max ("200000 100000" is 2); 0 if there is no limit or the text is something else.
+int quota_processors(const std::string& cpu_max);
 
 class Pool {
  public:

@@ -83,6 +83,16 @@ TEST(Pool, PassesOnTheWatchersException) {
 
 TEST(Pool, EndsWithoutHavingWorked) { const Pool pool(8); }
 
+TEST(QuotaProcessors, ReadsCpuMax) {
+  EXPECT_EQ(quota_processors("200000 100000"), 2);
+  EXPECT_EQ(quota_processors("150000 100000"), 2);
+  EXPECT_EQ(quota_processors("20000 100000"), 1);
+  EXPECT_EQ(quota_processors("max 100000"), 0);
+  EXPECT_EQ(quota_processors(""), 0);
+  EXPECT_EQ(quota_processors("-1 100000"), 0);
+  EXPECT_EQ(quota_processors("9e300 1"), 65536);
+}
+
 TEST(AvailableProcessors, IsAtLeastOne) { EXPECT_GE(available_processors(), 1); }
 
 }  // namespace
