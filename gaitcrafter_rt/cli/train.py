@@ -41,6 +41,8 @@ _HELP = {
     "checkpoint_every": "Steps from one checkpoint to the next.",
     "sample_every": "Steps from one sample sheet to the next, 0 for none.",
     "sampler_steps": "Sampler steps of the sheets, and the model's default.",
+    "guidance": "Guidance scale that the model gets as its default; above 1 every step costs two network calls.",
+    "notes": "Remarks for the model card.",
     "device": "cpu or cuda.",
 }
 

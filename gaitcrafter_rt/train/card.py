@@ -37,6 +37,7 @@ Generates gait silhouettes: {clip.frames} frames of {clip.height}x{clip.width}, 
   the weights are the moving average
 - Mean squared x0 error over the last {len(run.recent)} steps: {sum(run.recent) / max(len(run.recent), 1):.4f}
 
+{p.notes + chr(10) if p.notes else ""}
 Command:
 
 ```

@@ -57,6 +57,8 @@ class TrainSettings(BaseModel):
     checkpoint_every: Annotated[int, Field(ge=1)] = 250
     sample_every: Annotated[int, Field(ge=0)] = 1000
     sampler_steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    guidance: Annotated[float, Field(ge=1, le=100)] = 1.0  # the model's default; needs dropout
+    notes: Annotated[str, Field(max_length=4096)] = ""
     device: str = "cpu"
 
     @classmethod
@@ -89,12 +91,13 @@ def model_config(
             diffusion=Diffusion(
                 prediction=settings.prediction, schedule=settings.schedule, timesteps=settings.timesteps
             ),
-            sampler=SamplerDefaults(steps=min(settings.sampler_steps, settings.timesteps)),
+            sampler=SamplerDefaults(steps=min(settings.sampler_steps, settings.timesteps), guidance=settings.guidance),
             provenance=Provenance(
                 training_data=f"{source} clips: {settings.data}",
                 training_data_terms=terms,
                 identities="rendered" if source == "rendered" else "real",
                 command=command,
+                notes=settings.notes,
             ),
         )
     except ValidationError as e:
