@@ -16,7 +16,9 @@ from .ema import Ema
 from .settings import TrainSettings
 
 # Fields that may differ when a run is resumed: they say how long to go on and how to show it.
-_FREE = {"steps", "hours", "threads", "checkpoint_every", "sample_every", "out", "device", "sampler_steps", "guidance", "notes", "name"}
+_FREE = {
+    "steps", "hours", "threads", "checkpoint_every", "sample_every", "out", "device", "sampler_steps", "guidance", "notes", "name",
+}  # fmt: skip
 
 
 @dataclass
