@@ -38,9 +38,9 @@ uint64_t saved_state() {
 }
 
 Isa detect() {
-  constexpr uint32_t kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28;                 // leaf 1, ecx
+  constexpr uint32_t kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28;                           // leaf 1, ecx
   constexpr uint32_t kAvx2 = 1u << 5, kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;  // leaf 7, ebx
-  constexpr uint64_t kYmm = 0x6, kZmm = 0xe6;                                              // xcr0
+  constexpr uint64_t kYmm = 0x6, kZmm = 0xe6;                                                         // xcr0
   const uint32_t basic = cpuid(1).ecx;
   if (!all_set(basic, kOsxsave | kAvx | kFma)) return Isa::kPortable;
   const uint32_t extended = cpuid(7).ebx;
@@ -82,8 +82,9 @@ Isa choose_isa() {
   for (const Isa isa : kAll) {
     if (isa_name(isa) != wanted) continue;
     if (isa_supported(isa)) return isa;
-    throw Error(Status::kCapability, "GAITCRAFTER_ISA is " + std::string(wanted) + ", but this processor runs at most " +
-                                         std::string(isa_name(widest())) + "; unset it or name that one");
+    throw Error(Status::kCapability, "GAITCRAFTER_ISA is " + std::string(wanted) +
+                                         ", but this processor runs at most " + std::string(isa_name(widest())) +
+                                         "; unset it or name that one");
   }
   throw Error(Status::kInvalidRequest,
               "GAITCRAFTER_ISA is '" + std::string(wanted) + "'; allowed are portable, avx2 and avx512");

@@ -1,13 +1,13 @@
-// Softmax attention of sequences whose tokens lie side by side: every matrix is [row][token], so that neither the scores
-// nor their softmax need a transposed copy or a sum across lanes. Shared by temporal and spatial attention.
+// Softmax attention of sequences whose tokens lie side by side: every matrix is [row][token], so that neither the
+// scores nor their softmax need a transposed copy or a sum across lanes. Shared by temporal and spatial attention.
 //
 //   q, k, v [dim][token] = W x           (weights broadcast, tokens in lanes)
 //   scores  [key][query] = k^T q + bias  (keys broadcast, queries in lanes; softmax runs down the column)
 //   o       [dim][query] = v scores
 //   y       [token][C]   = o^T W_out     (o broadcast, channels in lanes)
 //
-// Sequences need not fill whole vectors: a product over one sequence also computes the lanes after its end, and the next
-// sequence, or nobody, owns them.
+// Sequences need not fill whole vectors: a product over one sequence also computes the lanes after its end, and the
+// next sequence, or nobody, owns them.
 #pragma once
 
 #include "ops/layer_norm_row.h"
@@ -21,7 +21,7 @@ namespace {
 struct AttentionTile {
   int sequences, length;  // tokens of a sequence
   int channels;
-  ptrdiff_t pitch;        // floats from one row to the next; kWidestLanes more than the tokens, at least
+  ptrdiff_t pitch;  // floats from one row to the next; kWidestLanes more than the tokens, at least
   float *x, *qkv, *o, *scores, *row;
 
   GC_INLINE int tokens() const { return sequences * length; }
@@ -29,7 +29,8 @@ struct AttentionTile {
 
 constexpr int kScoreVectors = 4;  // queries of one block, at most; scratch is sized for the widest vectors
 
-GC_INLINE AttentionTile attention_tile(int sequences, int length, int channels, const AttentionWeights& w, float* scratch) {
+GC_INLINE AttentionTile attention_tile(int sequences, int length, int channels, const AttentionWeights& w,
+                                       float* scratch) {
   AttentionTile t;
   t.sequences = sequences;
   t.length = length;
@@ -44,7 +45,8 @@ GC_INLINE AttentionTile attention_tile(int sequences, int length, int channels, 
 }
 
 // c[row][token] = sum_k a[row][k] b[k][token] for whole vectors of tokens.
-GC_INLINE void times_tokens(const float* a, int rows, int depth, const float* b, int tokens, ptrdiff_t pitch, float* c) {
+GC_INLINE void times_tokens(const float* a, int rows, int depth, const float* b, int tokens, ptrdiff_t pitch,
+                            float* c) {
   const int vectors = ceil_div(tokens, kLanes), blocks = ceil_div(vectors, kMaxVectors);
   for (int block = 0; block < blocks; ++block) {
     const int first = vectors * block / blocks, last = vectors * (block + 1) / blocks;
@@ -62,7 +64,8 @@ GC_INLINE void times_tokens(const float* a, int rows, int depth, const float* b,
 }
 
 // Interleaved pairs of rows (2i, 2i + 1) turned by the angle of their token's frame.
-GC_INLINE void rotate(float* x, ptrdiff_t pitch, int tokens, int rotary_dim, const float* cos, const float* sin, ptrdiff_t table_pitch) {
+GC_INLINE void rotate(float* x, ptrdiff_t pitch, int tokens, int rotary_dim, const float* cos, const float* sin,
+                      ptrdiff_t table_pitch) {
   for (int i = 0; i < rotary_dim / 2; ++i) {
     float *even = x + 2 * i * pitch, *odd = even + pitch;
     for (int t = 0; t < tokens; t += kLanes) {
@@ -132,10 +135,12 @@ struct Rotary {
 };
 
 // From normalised tokens in t.x to the heads' outputs in t.o. `bias` is [heads][length][bias_pitch] or null.
-GC_INLINE void attend(const AttentionTile& t, const AttentionWeights& w, const float* bias, ptrdiff_t bias_pitch, Rotary rotary) {
+GC_INLINE void attend(const AttentionTile& t, const AttentionWeights& w, const float* bias, ptrdiff_t bias_pitch,
+                      Rotary rotary) {
   const ptrdiff_t head_rows = 3 * w.dim;
   for (int head = 0; head < w.heads; ++head) {
-    times_tokens(w.qkv + head * head_rows * t.channels, static_cast<int>(head_rows), t.channels, t.x, t.tokens(), t.pitch, t.qkv);
+    times_tokens(w.qkv + head * head_rows * t.channels, static_cast<int>(head_rows), t.channels, t.x, t.tokens(),
+                 t.pitch, t.qkv);
     if (rotary.cos != nullptr) {
       rotate(t.qkv, t.pitch, t.tokens(), rotary.dim, rotary.cos, rotary.sin, rotary.pitch);
       rotate(t.qkv + w.dim * t.pitch, t.pitch, t.tokens(), rotary.dim, rotary.cos, rotary.sin, rotary.pitch);
@@ -148,8 +153,8 @@ GC_INLINE void attend(const AttentionTile& t, const AttentionWeights& w, const f
 
 // out[token] = in[token] + o^T W_out (+ bias).
 template <class Cursor>
-GC_INLINE void project_out(int tokens, const float* o, ptrdiff_t pitch, const Packed& weight, const float* bias, const Tensor& in,
-                           const Tensor& out, Cursor start) {
+GC_INLINE void project_out(int tokens, const float* o, ptrdiff_t pitch, const Packed& weight, const float* bias,
+                           const Tensor& in, const Tensor& out, Cursor start) {
   for (int panel = 0; panel < panels_of(weight.n); ++panel) {
     Product p = packed_product(weight, bias, panel);
     p.a_step = pitch;

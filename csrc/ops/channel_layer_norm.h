@@ -5,7 +5,8 @@
 
 namespace gaitcrafter {
 
-// out = (in - mean) / sqrt(var + eps) * gamma. The attentions fold gamma into their weights and use the inner loop alone.
+// out = (in - mean) / sqrt(var + eps) * gamma. The attentions fold gamma into their weights and use the inner loop
+// alone.
 struct ChannelLayerNorm {
   Tensor in, out;
   const float* gamma = nullptr;

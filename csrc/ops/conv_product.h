@@ -1,4 +1,5 @@
-// The product of a halo image with packed weights: one panel of output channels and one block of input channels at a time.
+// The product of a halo image with packed weights: one panel of output channels and one block of input channels at a
+// time.
 #pragma once
 
 #include "ops/halo_image.h"
@@ -11,7 +12,7 @@ constexpr int kMaxWindow = 7;  // rows of the largest convolution window
 
 // A window of rows x columns of the image seen from every pixel of the tile.
 struct WindowProduct {
-  int rows, columns;       // of the window
+  int rows, columns;                    // of the window
   int row_shift = 0, column_shift = 0;  // its corner, from the pixel's place in the image
   Packed weight;
   const float* bias;
@@ -21,11 +22,15 @@ struct WindowProduct {
 class PixelCursor {
  public:
   GC_INLINE PixelCursor(const ConvGrid& g, const ConvWindow& w, int channels)
-      : width_(g.width), rows_(w.rows), step_(g.stride * channels),
+      : width_(g.width),
+        rows_(w.rows),
+        step_(g.stride * channels),
         row_step_(static_cast<ptrdiff_t>(g.stride) * g.image_width * channels),
         frame_step_(image_frame(g, w.rows)) {}
 
-  GC_INLINE ptrdiff_t place() const { return frame_ * frame_step_ + row_ * row_step_ + static_cast<ptrdiff_t>(column_) * step_; }
+  GC_INLINE ptrdiff_t place() const {
+    return frame_ * frame_step_ + row_ * row_step_ + static_cast<ptrdiff_t>(column_) * step_;
+  }
   GC_INLINE int frame() const { return frame_; }
   GC_INLINE int row() const { return row_; }
   GC_INLINE int column() const { return column_; }
@@ -44,7 +49,8 @@ class PixelCursor {
 
 // `address(cursor)` is the output pixel. Sums over channel blocks pass through the output.
 template <class AddressOf>
-void window_product(const ConvGrid& g, const ConvWindow& w, const WindowProduct& args, const float* image, AddressOf address) {
+void window_product(const ConvGrid& g, const ConvWindow& w, const WindowProduct& args, const float* image,
+                    AddressOf address) {
   const int pixels = w.pixels(g.width);
   for (int panel = 0; panel < panels_of(args.weight.n); ++panel) {
     Product p = packed_product(args.weight, args.bias, panel);

@@ -24,7 +24,9 @@ GC_INLINE ConvWindow conv_window(const ConvGrid& g, int tile) {
   return {frame, min_of(g.tile_frames, g.frames - frame), 0, g.height};
 }
 
-GC_INLINE void fill_zero(float* p, ptrdiff_t count) { __builtin_memset(p, 0, static_cast<size_t>(count) * sizeof(float)); }
+GC_INLINE void fill_zero(float* p, ptrdiff_t count) {
+  __builtin_memset(p, 0, static_cast<size_t>(count) * sizeof(float));
+}
 
 template <bool kActivate>
 GC_INLINE void copy_pixel(const float* x, const float* scale, const float* shift, int channels, float* y) {
@@ -48,7 +50,8 @@ void copy_row(const Tensor& in, const ConvGrid& g, int frame, int row, int chann
   const float* x = in.pixel((static_cast<ptrdiff_t>(frame) * in.height + row) * in.width) + channel;
   fill_zero(y, left);
   for (int i = 0; i < in.width; ++i) copy_pixel<kActivate>(x + i * in.pitch, scale, shift, count, y + left + i * count);
-  fill_zero(y + left + static_cast<ptrdiff_t>(in.width) * count, static_cast<ptrdiff_t>(g.image_width - in.width) * count - left);
+  fill_zero(y + left + static_cast<ptrdiff_t>(in.width) * count,
+            static_cast<ptrdiff_t>(g.image_width - in.width) * count - left);
 }
 
 // Floats of one frame, and of one channel block, of a tile's image.

@@ -1,7 +1,8 @@
-// All kernels of one instruction set in one object. The build compiles this file once per set, with that set's flags and
-// GC_OP_TABLE naming the table, the one symbol that the object exports.
+// All kernels of one instruction set in one object. The build compiles this file once per set, with that set's flags
+// and GC_OP_TABLE naming the table, the one symbol that the object exports.
 #include "ops/op_table.h"
 
+// NOLINTBEGIN(bugprone-suspicious-include)
 #include "ops/channel_layer_norm.cc"
 #include "ops/conv2d.cc"
 #include "ops/conv_transpose2d.cc"
@@ -11,6 +12,7 @@
 #include "ops/spatial_linear_attention.cc"
 #include "ops/temporal_attention.cc"
 #include "ops/temporal_conv.cc"
+// NOLINTEND(bugprone-suspicious-include)
 
 namespace gaitcrafter {
 namespace {

@@ -31,7 +31,8 @@ GC_INLINE void layer_norm_row(const float* x, int channels, float* y) {
 // Pixels of a few neighbouring sites in order of site, then frame; `next` gives the index and steps on.
 class SiteCursor {
  public:
-  GC_INLINE SiteCursor(ptrdiff_t first_site, int frames, ptrdiff_t sites) : pixel_(first_site), sites_(sites), frames_(frames) {}
+  GC_INLINE SiteCursor(ptrdiff_t first_site, int frames, ptrdiff_t sites)
+      : pixel_(first_site), sites_(sites), frames_(frames) {}
 
   GC_INLINE ptrdiff_t next() {
     const ptrdiff_t now = pixel_;

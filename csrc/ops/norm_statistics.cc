@@ -7,7 +7,8 @@ namespace {
 
 constexpr double kEps = 1e-5;
 
-// Count, mean and sum of squared deviations of a set of values; sets are joined without cancellation (Chan et al. 1979).
+// Count, mean and sum of squared deviations of a set of values; sets are joined without cancellation (Chan et al.
+// 1979).
 struct Moments {
   double count = 0, mean = 0, squares = 0;
 

@@ -1,5 +1,5 @@
-// GroupNorm in two steps: every tile of a convolution leaves the mean and the sum of squared deviations of its pixels per
-// channel; here they are combined, in slot order and in double, into the affine that a reader applies.
+// GroupNorm in two steps: every tile of a convolution leaves the mean and the sum of squared deviations of its pixels
+// per channel; here they are combined, in slot order and in double, into the affine that a reader applies.
 #pragma once
 
 #include "model/config.h"

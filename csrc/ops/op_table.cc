@@ -12,7 +12,8 @@ extern const OpTable kOpsAvx512;
 
 const OpTable& op_table(Isa isa) {
   if (!isa_supported(isa)) {
-    throw Error(Status::kCapability, "the instruction set " + std::string(isa_name(isa)) + " is not available on this processor");
+    throw Error(Status::kCapability,
+                "the instruction set " + std::string(isa_name(isa)) + " is not available on this processor");
   }
   switch (isa) {
     case Isa::kAvx2:

@@ -27,7 +27,7 @@ struct OpTable {
   void (*spatial_attention)(const SpatialAttention&, TileRange, float* scratch);
   void (*spatial_linear_attention)(const SpatialLinearAttention&, TileRange, float* scratch);
   void (*temporal_conv)(const TemporalConv&, TileRange, float* scratch);
-  void (*exp)(const float* x, float* y, ptrdiff_t count);   // for the tests of the polynomials
+  void (*exp)(const float* x, float* y, ptrdiff_t count);  // for the tests of the polynomials
   void (*silu)(const float* x, float* y, ptrdiff_t count);
 };
 

@@ -6,7 +6,8 @@ namespace {
 // Calls visit(planar index, map index, pixel, channel) for every value.
 template <class Visit>
 void for_each_value(const Tensor& t, int patch, Visit visit) {
-  const ptrdiff_t width = static_cast<ptrdiff_t>(t.width) * patch, plane = static_cast<ptrdiff_t>(t.height) * patch * width;
+  const ptrdiff_t width = static_cast<ptrdiff_t>(t.width) * patch,
+                  plane = static_cast<ptrdiff_t>(t.height) * patch * width;
   const int planes = t.channels / (patch * patch);
   for (int c = 0; c < planes; ++c)
     for (int f = 0; f < t.frames; ++f)
@@ -27,7 +28,8 @@ void for_each_value(const Tensor& t, int patch, Visit visit) {
 
 void pixel_unshuffle(const float* clip, const float* map, int patch, const Tensor& out) {
   if (map == nullptr)
-    for_each_value(out, patch, [&](ptrdiff_t from, ptrdiff_t, ptrdiff_t pixel, int c) { out.pixel(pixel)[c] = clip[from]; });
+    for_each_value(out, patch,
+                   [&](ptrdiff_t from, ptrdiff_t, ptrdiff_t pixel, int c) { out.pixel(pixel)[c] = clip[from]; });
   else
     for_each_value(out, patch, [&](ptrdiff_t from, ptrdiff_t at, ptrdiff_t pixel, int c) {
       out.pixel(pixel)[c] = clip[from] + map[at];

@@ -1,4 +1,5 @@
-// Between a planar clip [channels][frame][row][column] and patches as channels: copies, so one version serves every set.
+// Between a planar clip [channels][frame][row][column] and patches as channels: copies, so one version serves every
+// set.
 #pragma once
 
 #include "ops/tensor.h"

@@ -1,9 +1,10 @@
 // The one inner loop of the engine: C[m][n] (+)= sum_k A[m][k] * B[k][n] over a tile held in registers.
 //
-// B is read as vectors (packed weights, or activations laid out channel by token), A as single floats that are broadcast,
-// so A may lie anywhere: the pixels of a convolution are pointers into a halo-padded image, and the products of attention
-// need no transposed copies. K runs over segments (the rows of a convolution window) of consecutive floats.
-// On AVX-512 a tile is 6 rows x 4 vectors: 24 multiply-adds for 4 loads and 6 broadcasts, 94 % of the FMA limit measured.
+// B is read as vectors (packed weights, or activations laid out channel by token), A as single floats that are
+// broadcast, so A may lie anywhere: the pixels of a convolution are pointers into a halo-padded image, and the products
+// of attention need no transposed copies. K runs over segments (the rows of a convolution window) of consecutive
+// floats. On AVX-512 a tile is 6 rows x 4 vectors: 24 multiply-adds for 4 loads and 6 broadcasts, 94 % of the FMA limit
+// measured.
 #pragma once
 
 #include "ops/packing.h"
@@ -101,12 +102,15 @@ GC_INLINE void pick_rows(const Product& p, const Tile& t, int rows) {
     tile_product<kLayout, full_rows(kVectors), kVectors>(p, t);
 }
 
-// One panel of B against `rows` rows of A. `row(m)` gives the addresses of row m. A last tile that is not full repeats its
-// last row into a sink.
+// One panel of B against `rows` rows of A. `row(m)` gives the addresses of row m. A last tile that is not full repeats
+// its last row into a sink.
 template <Layout kLayout, class RowAt>
 GC_INLINE void panel_product(const Product& p, int rows, RowAt row) {
   float sink[kMaxVectors * kLanes];
-  const int full = p.vectors == 1 ? full_rows(1) : p.vectors == 2 ? full_rows(2) : p.vectors == 3 ? full_rows(3) : full_rows(4);
+  const int full = p.vectors == 1   ? full_rows(1)
+                   : p.vectors == 2 ? full_rows(2)
+                   : p.vectors == 3 ? full_rows(3)
+                                    : full_rows(4);
   for (int first = 0; first < rows; first += full) {
     const int count = rows - first < full ? rows - first : full;
     Tile t;

@@ -61,15 +61,24 @@ GC_INLINE Vec minimum(Vec a, Vec b) { return a < b ? a : b; }
 
 // Lane i meets lane i ^ width, for width = half the lanes down to one.
 GC_INLINE float sum_lanes(Vec v) {
-  VecInt lane;
-  for (int i = 0; i < kLanes; ++i) lane[i] = i;
-#pragma GCC unroll 4
-  for (int width = kLanes / 2; width > 0; width /= 2) v += __builtin_shuffle(v, lane ^ width);
+#if defined(__AVX512F__)
+  v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+  v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+  v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+  v += __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+#elif defined(__AVX2__)
+  v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
+  v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
+  v += __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
+#else
+  v += __builtin_shufflevector(v, v, 2, 3, 0, 1);
+  v += __builtin_shufflevector(v, v, 1, 0, 3, 2);
+#endif
   return v[0];
 }
 
-// exp by x = n ln2 + r, |r| <= ln2 / 2, and 1 + r + r^2 q(r) with q a minimax polynomial of degree 4 (3.1e-9 relative in
-// exact arithmetic, 9e-8 in fp32). Arguments are clamped to [-87, 88], where the result is a normal number.
+// exp by x = n ln2 + r, |r| <= ln2 / 2, and 1 + r + r^2 q(r) with q a minimax polynomial of degree 4 (3.1e-9 relative
+// in exact arithmetic, 9e-8 in fp32). Arguments are clamped to [-87, 88], where the result is a normal number.
 GC_INLINE Vec exp(Vec x) {
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer and leaves that in the low bits
   x = maximum(minimum(x, splat(88.0f)), splat(-87.0f));

@@ -15,7 +15,7 @@ struct ContextSlot {
 struct Frame {
   int sites, tokens, tiles;  // tokens of a tile
   int heads, dim, dim_padded, channels;
-  ptrdiff_t pitch;           // of [row][token] matrices
+  ptrdiff_t pitch;  // of [row][token] matrices
   float *slots, *x, *kv, *columns, *q, *folded, *row;
 
   GC_INLINE ContextSlot slot(int tile, int head) const {
@@ -85,13 +85,15 @@ void frame_contexts(const SpatialLinearAttention& args, const Frame& f, int fram
   for (int tile = 0; tile < f.tiles; ++tile) {
     const int tokens = f.count(tile);
     const ptrdiff_t first = static_cast<ptrdiff_t>(frame) * f.sites + f.first(tile);
-    for (int i = 0; i < tokens; ++i) layer_norm_row(args.in.pixel(first + i), f.channels, f.x + static_cast<ptrdiff_t>(i) * f.channels);
+    for (int i = 0; i < tokens; ++i)
+      layer_norm_row(args.in.pixel(first + i), f.channels, f.x + static_cast<ptrdiff_t>(i) * f.channels);
     for (int head = 0; head < f.heads; ++head) {
       const Packed weight{args.kv + static_cast<ptrdiff_t>(head) * f.channels * width, f.channels, width};
       for (int panel = 0; panel < panels_of(width); ++panel) {
         const int column = first_column(width, panel);
         panel_product<Layout::kRows>(packed_product(weight, nullptr, panel), tokens, [&](int i) {
-          return Row{f.x + static_cast<ptrdiff_t>(i) * f.channels, f.kv + static_cast<ptrdiff_t>(i) * width + column, nullptr};
+          return Row{f.x + static_cast<ptrdiff_t>(i) * f.channels, f.kv + static_cast<ptrdiff_t>(i) * width + column,
+                     nullptr};
         });
       }
       const ContextSlot slot = f.slot(tile, head);
@@ -115,7 +117,8 @@ void join_contexts(const Frame& f, int head) {
       store(old_scale, a);
       store(new_scale, b);
       for (int d = c; d < min_of(c + kLanes, f.dim); ++d) {
-        float *x = total.context + static_cast<ptrdiff_t>(d) * f.dim_padded, *y = part.context + static_cast<ptrdiff_t>(d) * f.dim_padded;
+        float *x = total.context + static_cast<ptrdiff_t>(d) * f.dim_padded,
+              *y = part.context + static_cast<ptrdiff_t>(d) * f.dim_padded;
         const Vec keep = splat(old_scale[d - c]), add = splat(new_scale[d - c]);
         for (int e = 0; e < f.dim; e += kLanes) store(x + e, load(x + e) * keep + load(y + e) * add);
       }

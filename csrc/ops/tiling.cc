@@ -6,11 +6,11 @@ namespace gaitcrafter {
 namespace {
 
 constexpr int kBlockChannels = 64;
-constexpr size_t kImageBytes = 384 << 10;   // a tile's halo image; with the weights of a block it fits a 1 MiB L2 cache
-constexpr int kTilePixels = 256;            // enough that the weights, read once per tile, cost no bandwidth to speak of
+constexpr size_t kImageBytes = 384 << 10;  // a tile's halo image; with the weights of a block it fits a 1 MiB L2 cache
+constexpr int kTilePixels = 256;           // enough that the weights, read once per tile, cost no bandwidth to speak of
 constexpr int kWinogradPixels = 256, kWinogradBatch = 64;
 constexpr size_t kAttentionFloats = 128 << 10;
-constexpr int kSlackFloats = 64;            // products read up to a tile's rows past their last row
+constexpr int kSlackFloats = 64;  // products read up to a tile's rows past their last row
 
 // Splits `total` into ceil(total / limit) parts and returns the largest part.
 int balanced(int total, int limit) { return ceil_div(total, ceil_div(total, std::clamp(limit, 1, total))); }
@@ -115,7 +115,8 @@ size_t linear_attention_scratch(int channels, int heads, int dim, int sites) {
   const int pitch = static_cast<int>(token_pitch(tokens));
   const int padded = round_up(dim, kWidestLanes), width = round_up(channels, kWidestLanes);
   const size_t slots = static_cast<size_t>(ceil_div(sites, tokens)) * heads * (dim + 2) * padded;
-  const size_t rows = lanes_floats(width, tokens) + lanes_floats(2 * padded, tokens) + lanes_floats(channels + heads * dim, pitch);
+  const size_t rows =
+      lanes_floats(width, tokens) + lanes_floats(2 * padded, tokens) + lanes_floats(channels + heads * dim, pitch);
   const size_t folded = lanes_floats(heads * dim, width);
   return slots + rows + folded + 2 * padded + static_cast<size_t>(kWidestLanes) * width + kSlackFloats;
 }

@@ -18,15 +18,15 @@ std::vector<double> dense(const float* weight, const float* bias, size_t out, st
 }
 
 std::vector<double> time_embedding(int32_t timestep, int dim) {
-  const int half = dim / 2;
-  const float step = static_cast<float>(-std::log(10000.0) / (half - 1));
+  const size_t half = static_cast<size_t>(dim) / 2;
+  const float step = static_cast<float>(-std::log(10000.0) / static_cast<double>(half - 1));
   std::vector<double> e(static_cast<size_t>(dim));
-  for (int i = 0; i < half; ++i) {
+  for (size_t i = 0; i < half; ++i) {
     const float exponent = static_cast<float>(i) * step;
     const float frequency = static_cast<float>(std::exp(static_cast<double>(exponent)));
     const float angle = static_cast<float>(timestep) * frequency;
-    e[static_cast<size_t>(i)] = std::sin(static_cast<double>(angle));
-    e[static_cast<size_t>(half + i)] = std::cos(static_cast<double>(angle));
+    e[i] = std::sin(static_cast<double>(angle));
+    e[half + i] = std::cos(static_cast<double>(angle));
   }
   return e;
 }

@@ -7,8 +7,8 @@
 
 namespace gaitcrafter {
 
-// [sin(t f_i), cos(t f_i)], f_i = exp(-i ln(10000) / (dim / 2 - 1)). Exponent, frequency and angle are rounded to fp32 as in
-// the base network (kernels/time_embedding.py).
+// [sin(t f_i), cos(t f_i)], f_i = exp(-i ln(10000) / (dim / 2 - 1)). Exponent, frequency and angle are rounded to fp32
+// as in the base network (kernels/time_embedding.py).
 std::vector<double> time_embedding(int32_t timestep, int dim);
 
 struct TimeMlpWeights {

@@ -1,10 +1,11 @@
 // 3x3 convolution by Winograd's F(2x2, 3x3) (Lavin and Gray 2015, arXiv 1509.09308): 16 products for 4 outputs, not 36.
 //
-//   V = B^T d B for every 4x4 patch d of the image, U = G g G^T once per weight, Y = A^T [sum_c U_c V_c] A for 2x2 outputs.
+//   V = B^T d B for every 4x4 patch d of the image, U = G g G^T once per weight, Y = A^T [sum_c U_c V_c] A for 2x2
+//   outputs.
 //
-// The sums are 16 matrix products [patches x C] [C x N], run by the inner loop of all ops. The transforms have coefficients
-// 0 and 1 alone; in fp32 the result is as close to the exact one as the direct sum's (2.5e-7 against 1.6e-7 relative at 64
-// channels, 4.8e-7 against 4.2e-7 at 512).
+// The sums are 16 matrix products [patches x C] [C x N], run by the inner loop of all ops. The transforms have
+// coefficients 0 and 1 alone; in fp32 the result is as close to the exact one as the direct sum's (2.5e-7
+// against 1.6e-7 relative at 64 channels, 4.8e-7 against 4.2e-7 at 512).
 #pragma once
 
 #include "ops/conv2d.h"
@@ -38,7 +39,8 @@ GC_INLINE void transform_line(Vec& x0, Vec& x1, Vec& x2, Vec& x3) {
 
 // One patch and one vector of channels (`count` of them) into the 16 matrices.
 template <bool kWhole>
-GC_INLINE void transform_vector(const float* image, ptrdiff_t pixel, ptrdiff_t row, int count, float* v, ptrdiff_t stride) {
+GC_INLINE void transform_vector(const float* image, ptrdiff_t pixel, ptrdiff_t row, int count, float* v,
+                                ptrdiff_t stride) {
   Vec d[4][4];
 #pragma GCC unroll 4
   for (int y = 0; y < 4; ++y)
@@ -82,8 +84,8 @@ GC_INLINE void combine_vector(const float* m, ptrdiff_t stride, Vec bias, int ro
   Vec t[2][4], out[2][2];
 #pragma GCC unroll 4
   for (int x = 0; x < 4; ++x)
-    combine_line(load(m + x * stride), load(m + (4 + x) * stride), load(m + (8 + x) * stride), load(m + (12 + x) * stride),
-                 t[0][x], t[1][x]);
+    combine_line(load(m + x * stride), load(m + (4 + x) * stride), load(m + (8 + x) * stride),
+                 load(m + (12 + x) * stride), t[0][x], t[1][x]);
 #pragma GCC unroll 2
   for (int r = 0; r < 2; ++r) combine_line(t[r][0], t[r][1], t[r][2], t[r][3], out[r][0], out[r][1]);
 #pragma GCC unroll 2
@@ -99,15 +101,17 @@ GC_INLINE void combine_vector(const float* m, ptrdiff_t stride, Vec bias, int ro
     }
 }
 
-// `count` patches from `cursor` on, which is left behind them. v and m hold the 16 matrices before and after the product.
-GC_INLINE void winograd_batch(const Conv2d& args, const ConvWindow& w, PatchCursor& cursor, int count, const float* image,
-                              float* v, float* m) {
+// `count` patches from `cursor` on, which is left behind them. v and m hold the 16 matrices before and after the
+// product.
+GC_INLINE void winograd_batch(const Conv2d& args, const ConvWindow& w, PatchCursor& cursor, int count,
+                              const float* image, float* v, float* m) {
   const ConvGrid& g = args.grid;
   const ptrdiff_t v_stride = winograd_stride(g.batch, g.channels), frame_floats = image_frame(g, w.rows);
   const PatchCursor begin = cursor;
   for (int i = 0; i < count; ++i, cursor.advance(w.rows, g.width)) {
     const ptrdiff_t at = static_cast<ptrdiff_t>(cursor.row) * g.image_width + cursor.column;
-    transform_patch(g, image + cursor.frame * frame_floats + at * g.channels, v + static_cast<ptrdiff_t>(i) * g.channels, v_stride);
+    transform_patch(g, image + cursor.frame * frame_floats + at * g.channels,
+                    v + static_cast<ptrdiff_t>(i) * g.channels, v_stride);
   }
   const ptrdiff_t matrix = static_cast<ptrdiff_t>(args.weight.k) * round_up(args.weight.n, kLanes);
   for (int panel = 0; panel < panels_of(args.weight.n); ++panel) {
@@ -117,16 +121,17 @@ GC_INLINE void winograd_batch(const Conv2d& args, const ConvWindow& w, PatchCurs
     product.columns = width;
     for (int k = 0; k < 16; ++k, product.b += matrix)
       panel_product<Layout::kRows>(product, count, [&](int i) {
-        return Row{v + k * v_stride + static_cast<ptrdiff_t>(i) * g.channels, m + k * m_stride + static_cast<ptrdiff_t>(i) * width,
-                   nullptr};
+        return Row{v + k * v_stride + static_cast<ptrdiff_t>(i) * g.channels,
+                   m + k * m_stride + static_cast<ptrdiff_t>(i) * width, nullptr};
       });
     PatchCursor p = begin;
     for (int i = 0; i < count; ++i, p.advance(w.rows, g.width)) {
       const ptrdiff_t row = static_cast<ptrdiff_t>(w.frame + p.frame) * g.height + w.row + p.row;
       float* y = args.out.pixel(row * g.width + p.column) + column;
       for (int n = 0; n < width; n += kLanes)
-        combine_vector(m + static_cast<ptrdiff_t>(i) * width + n, m_stride, load(args.bias + column + n), w.rows - p.row,
-                       g.width - p.column, columns - n, y + n, args.out.pitch, args.out.pitch * g.width);
+        combine_vector(m + static_cast<ptrdiff_t>(i) * width + n, m_stride, load(args.bias + column + n),
+                       w.rows - p.row, g.width - p.column, columns - n, y + n, args.out.pitch,
+                       args.out.pitch * g.width);
     }
   }
 }

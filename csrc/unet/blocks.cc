@@ -119,11 +119,12 @@ AffineSlot PlanBuilder::norm_affine(const std::string& name, const Convolved& co
   node.bias = rms ? nullptr : tensor(name + ".bias").data;
   node.film = film;
   const AffineSlot slot = node.slot;
-  add(std::move(node), {slot.buffer, convolved.statistics});
+  add(node, {slot.buffer, convolved.statistics});
   return slot;
 }
 
-Value PlanBuilder::resnet_block(const std::string& name, const Value& in, int width, bool film, Destination destination) {
+Value PlanBuilder::resnet_block(const std::string& name, const Value& in, int width, bool film,
+                                Destination destination) {
   ptrdiff_t film_offset = -1;
   if (film) {
     film_offset = static_cast<ptrdiff_t>(plan_.film_floats);
@@ -134,7 +135,8 @@ Value PlanBuilder::resnet_block(const std::string& name, const Value& in, int wi
   const Convolved first = block_conv(name + ".conv1", in, activation(in.height, in.width, width), std::nullopt);
   std::optional<AffineSlot> pending = norm_affine(name + ".norm1", first, film_offset);
   if (norm == Norm::kRmsNorm) {  // needs a pixel's channels together, so it cannot wait for the next convolution
-    add(NormNode{first.value, first.value, *pending, norm, std::nullopt, {}, {}}, {first.value.buffer, pending->buffer});
+    add(NormNode{first.value, first.value, *pending, norm, std::nullopt, {}, {}},
+        {first.value.buffer, pending->buffer});
     pending.reset();
   }
   const Convolved second = block_conv(name + ".conv2", first.value, activation(in.height, in.width, width), pending);
@@ -242,7 +244,8 @@ Value PlanBuilder::level(const std::string& name, int index, const Value& in, in
   int left = u.blocks_per_level + u.spatial_linear_attention[i] + u.temporal_attention[i] + u.temporal_conv[i];
   const auto target = [&]() -> Destination { return --left == 0 ? destination : std::nullopt; };
   Value x = in;
-  for (int k = 0; k < u.blocks_per_level; ++k) x = resnet_block(name + ".blocks." + std::to_string(k), x, width, true, target());
+  for (int k = 0; k < u.blocks_per_level; ++k)
+    x = resnet_block(name + ".blocks." + std::to_string(k), x, width, true, target());
   if (u.spatial_linear_attention[i]) x = spatial_linear_attention(name + ".spatial_attention", x, target());
   if (u.temporal_attention[i]) x = temporal_attention(name + ".temporal_attention", x, target());
   if (u.temporal_conv[i]) x = temporal_conv(name + ".temporal_conv", x, target());

@@ -12,7 +12,8 @@ namespace gaitcrafter {
 
 class PlanBuilder {
  public:
-  PlanBuilder(const ModelPackage& package, PanelShape shape) : package_(package), config_(package.config()), shape_(shape) {}
+  PlanBuilder(const ModelPackage& package, PanelShape shape)
+      : package_(package), config_(package.config()), shape_(shape) {}
 
   // A new activation, and the channels [first, first + count) of one.
   Value activation(int height, int width, int channels);

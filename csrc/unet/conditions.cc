@@ -17,7 +17,8 @@ std::vector<LabelWeight> filled(const ModelConfig& config, const ClipConditions&
   for (const LabelWeight& w : given) {
     if (w.index < 0 || w.index >= labels) {
       throw Error(Status::kInvalidRequest, std::string(kAxisNames[static_cast<size_t>(axis)]) + " index " +
-                                               std::to_string(w.index) + " is outside 0.." + std::to_string(labels - 1));
+                                               std::to_string(w.index) + " is outside 0.." +
+                                               std::to_string(labels - 1));
     }
   }
   return {given.begin(), given.end()};
@@ -42,7 +43,8 @@ void write_input_map(const ModelPackage& package, const ClipConditions& conditio
     const size_t width = static_cast<size_t>(config.conditioning.encoder_dim);
     auto code = blended_row(package.tensor(name + ".embedding").data, width, filled(config, conditions, axis));
     std::transform(code.begin(), code.end(), code.begin(), [](double v) { return silu(v); });
-    const auto part = dense(package.tensor(name + ".proj.weight").data, package.tensor(name + ".proj.bias").data, map.size(), code);
+    const auto part =
+        dense(package.tensor(name + ".proj.weight").data, package.tensor(name + ".proj.bias").data, map.size(), code);
     std::transform(sum.begin(), sum.end(), part.begin(), sum.begin(), std::plus<>());
   }
   std::transform(sum.begin(), sum.end(), map.begin(), [](double v) { return static_cast<float>(v); });
@@ -61,7 +63,9 @@ void add_cond_vector(const TensorView& film, size_t first, std::span<const float
 }  // namespace
 
 FilmTimeTables::FilmTimeTables(const ModelPackage& package, const Plan& plan, std::span<const int32_t> timesteps)
-    : steps_(static_cast<int>(timesteps.size())), film_floats_(plan.film_floats), terms_(timesteps.size() * plan.film_floats) {
+    : steps_(static_cast<int>(timesteps.size())),
+      film_floats_(plan.film_floats),
+      terms_(timesteps.size() * plan.film_floats) {
   TimeMlpWeights w;
   w.dim = package.config().unet.dim;
   w.weight1 = package.tensor("time_mlp.linear1.weight").data;
@@ -74,7 +78,8 @@ FilmTimeTables::FilmTimeTables(const ModelPackage& package, const Plan& plan, st
     for (double& v : codes.back()) v = silu(v);
   }
   for (const FilmBlock& block : plan.film_blocks) {
-    const TensorView weight = package.tensor(block.name + ".film.weight"), bias = package.tensor(block.name + ".film.bias");
+    const TensorView weight = package.tensor(block.name + ".film.weight"),
+                     bias = package.tensor(block.name + ".film.bias");
     const size_t columns = static_cast<size_t>(weight.shape[1]);
     for (int i = 0; i < 2 * block.width; ++i) {
       const float* row = weight.data + static_cast<size_t>(i) * columns;
@@ -92,7 +97,8 @@ FilmTimeTables::FilmTimeTables(const ModelPackage& package, const Plan& plan, st
 size_t input_map_floats(const ModelConfig& config) {
   const auto& wiring = config.conditioning.wiring;
   if (std::find(wiring.begin(), wiring.end(), Wiring::kInputMap) == wiring.end()) return 0;
-  return static_cast<size_t>(config.unet.channels) * static_cast<size_t>(config.clip.height) * static_cast<size_t>(config.clip.width);
+  return static_cast<size_t>(config.unet.channels) * static_cast<size_t>(config.clip.height) *
+         static_cast<size_t>(config.clip.width);
 }
 
 void write_conditions(const ModelPackage& package, const Plan& plan, const ClipConditions& conditions, float* state) {
@@ -100,19 +106,24 @@ void write_conditions(const ModelPackage& package, const Plan& plan, const ClipC
   const size_t map = input_map_floats(config);
   if (map > 0) write_input_map(package, conditions, {state, map});
   const size_t cond_dim = static_cast<size_t>(config.conditioning.cond_dim);
-  const float* cond = cond_dim == 0 ? nullptr : conditions.cond != nullptr ? conditions.cond : package.tensor("null_cond").data;
+  const float* cond = cond_dim == 0                ? nullptr
+                      : conditions.cond != nullptr ? conditions.cond
+                                                   : package.tensor("null_cond").data;
   for (const FilmBlock& block : plan.film_blocks) {
     const size_t width = 2 * static_cast<size_t>(block.width);
     std::vector<double> terms(width, 0.0);
     for (int axis = 0; axis < kAxes; ++axis) {
       if (config.conditioning.wiring[static_cast<size_t>(axis)] != Wiring::kBlockTable) continue;
-      const TensorView table = package.tensor(block.name + ".tables." + std::string(kAxisNames[static_cast<size_t>(axis)]));
+      const TensorView table =
+          package.tensor(block.name + ".tables." + std::string(kAxisNames[static_cast<size_t>(axis)]));
       const auto row = blended_row(table.data, width, filled(config, conditions, axis));
       std::transform(terms.begin(), terms.end(), row.begin(), terms.begin(), std::plus<>());
     }
     if (cond != nullptr)
-      add_cond_vector(package.tensor(block.name + ".film.weight"), 4 * static_cast<size_t>(config.unet.dim), {cond, cond_dim}, terms);
-    std::transform(terms.begin(), terms.end(), state + map + block.offset, [](double v) { return static_cast<float>(v); });
+      add_cond_vector(package.tensor(block.name + ".film.weight"), 4 * static_cast<size_t>(config.unet.dim),
+                      {cond, cond_dim}, terms);
+    std::transform(terms.begin(), terms.end(), state + map + block.offset,
+                   [](double v) { return static_cast<float>(v); });
   }
 }
 

@@ -9,8 +9,8 @@
 
 namespace gaitcrafter {
 
-// film(silu(cat(time_mlp(t), cond))) is linear in silu, so it splits into a time term, with the bias, and a condition term.
-// [step][plan.film_floats].
+// film(silu(cat(time_mlp(t), cond))) is linear in silu, so it splits into a time term, with the bias, and a condition
+// term. [step][plan.film_floats].
 class FilmTimeTables : public TimeTables {
  public:
   FilmTimeTables(const ModelPackage& package, const Plan& plan, std::span<const int32_t> timesteps);

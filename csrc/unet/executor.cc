@@ -14,10 +14,15 @@ constexpr ptrdiff_t kPixelBlock = 256;
 class Runner {
  public:
   Runner(const Plan& plan, const OpTable& ops, const ForwardInputs& inputs, std::byte* workspace)
-      : plan_(plan), ops_(ops), inputs_(inputs), workspace_(workspace),
+      : plan_(plan),
+        ops_(ops),
+        inputs_(inputs),
+        workspace_(workspace),
         scratch_(reinterpret_cast<float*>(workspace + plan.placement.bytes)) {}
 
-  void operator()(const UnshuffleNode& n) const { pixel_unshuffle(inputs_.clip, inputs_.input_map, n.patch, tensor(n.out)); }
+  void operator()(const UnshuffleNode& n) const {
+    pixel_unshuffle(inputs_.clip, inputs_.input_map, n.patch, tensor(n.out));
+  }
 
   void operator()(const ShuffleNode& n) const { pixel_shuffle(tensor(n.in), n.patch, inputs_.out); }
 
@@ -45,7 +50,8 @@ class Runner {
       rms_norm_affine(n.weight, n.slot.channels, film, scale, shift);
       return;
     }
-    group_norm_affine({buffer(n.statistics), n.grid, n.slot.channels, n.groups, n.scope, n.weight, n.bias, film}, scale, shift);
+    group_norm_affine({buffer(n.statistics), n.grid, n.slot.channels, n.groups, n.scope, n.weight, n.bias, film}, scale,
+                      shift);
   }
 
   void operator()(const NormNode& n) const {
@@ -91,13 +97,14 @@ class Runner {
   }
 
   void operator()(const SpatialAttentionNode& n) const {
-    ops_.spatial_attention({tensor(n.in), tensor(n.out), {n.heads, n.dim, n.qkv.data(), n.to_out.view()}}, {0, n.in.frames},
-                           scratch_);
+    ops_.spatial_attention({tensor(n.in), tensor(n.out), {n.heads, n.dim, n.qkv.data(), n.to_out.view()}},
+                           {0, n.in.frames}, scratch_);
   }
 
   void operator()(const TemporalConvNode& n) const {
     const int sites = n.in.height * n.in.width, tile = temporal_conv_sites(n.in.channels, n.in.frames, sites);
-    ops_.temporal_conv({tensor(n.in), tensor(n.out), n.weight.view(), n.bias.data()}, {0, ceil_div(sites, tile)}, scratch_);
+    ops_.temporal_conv({tensor(n.in), tensor(n.out), n.weight.view(), n.bias.data()}, {0, ceil_div(sites, tile)},
+                       scratch_);
   }
 
   void operator()(const LinearNode& n) const {

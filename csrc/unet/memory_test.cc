@@ -16,7 +16,8 @@ void expect_valid(const std::vector<Lifetime>& buffers, const Placement& p) {
     EXPECT_LE(p.offsets[i] + buffers[i].bytes, p.bytes);
     for (size_t j = 0; j < i; ++j) {
       if (!alive_together(buffers[i], buffers[j])) continue;
-      const bool apart = p.offsets[i] + buffers[i].bytes <= p.offsets[j] || p.offsets[j] + buffers[j].bytes <= p.offsets[i];
+      const bool apart =
+          p.offsets[i] + buffers[i].bytes <= p.offsets[j] || p.offsets[j] + buffers[j].bytes <= p.offsets[i];
       EXPECT_TRUE(apart) << i << " and " << j << " share memory while both live";
     }
   }

@@ -4,8 +4,8 @@
 
 namespace gaitcrafter {
 
-// Skips are written straight into the second half of the buffer that the way up reads as a concatenation; what comes from
-// below is written into the first half.
+// Skips are written straight into the second half of the buffer that the way up reads as a concatenation; what comes
+// from below is written into the first half.
 Plan build_plan(const ModelPackage& package, PanelShape shape) {
   const ModelConfig& config = package.config();
   const UNetConfig& u = config.unet;

@@ -121,8 +121,9 @@ struct ShuffleNode {
   int patch;
 };
 
-using Node = std::variant<UnshuffleNode, ConvNode, UpsampleNode, PositionalNode, AffineNode, NormNode, SpatialLinearAttentionNode,
-                          TemporalAttentionNode, SpatialAttentionNode, TemporalConvNode, LinearNode, ShuffleNode>;
+using Node = std::variant<UnshuffleNode, ConvNode, UpsampleNode, PositionalNode, AffineNode, NormNode,
+                          SpatialLinearAttentionNode, TemporalAttentionNode, SpatialAttentionNode, TemporalConvNode,
+                          LinearNode, ShuffleNode>;
 
 // A ResNet block that is modulated: its terms start at `offset` of the FiLM vector, scale [width], then shift [width].
 struct FilmBlock {

@@ -11,8 +11,11 @@ namespace {
 class NativeUNet final : public UNet {
  public:
   NativeUNet(std::shared_ptr<const ModelPackage> package, Isa isa)
-      : package_(std::move(package)), isa_(isa), ops_(op_table(isa)),
-        plan_(build_plan(*package_, {ops_.lanes, ops_.max_vectors})), map_floats_(input_map_floats(package_->config())) {}
+      : package_(std::move(package)),
+        isa_(isa),
+        ops_(op_table(isa)),
+        plan_(build_plan(*package_, {ops_.lanes, ops_.max_vectors})),
+        map_floats_(input_map_floats(package_->config())) {}
 
   const ModelConfig& config() const override { return package_->config(); }
   Isa isa() const override { return isa_; }

@@ -17,7 +17,8 @@ struct LabelWeight {
   float weight;
 };
 
-// Conditions of one clip. An empty axis is null. `cond` (cond_dim floats) is the base network's vector; nullptr is its null.
+// Conditions of one clip. An empty axis is null. `cond` (cond_dim floats) is the base network's vector; nullptr is its
+// null.
 struct ClipConditions {
   std::array<std::span<const LabelWeight>, kAxes> axes;
   const float* cond = nullptr;

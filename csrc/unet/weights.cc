@@ -68,7 +68,8 @@ PackedWeights pack_transposed_phase(PanelShape shape, const TensorView& weight, 
 
 PackedWeights pack_linear(PanelShape shape, const TensorView& weight) {
   const int in = extent(weight, 1);
-  return pack_matrix(shape, in, extent(weight, 0), [&](int k, int n) { return weight.data[static_cast<ptrdiff_t>(n) * in + k]; });
+  return pack_matrix(shape, in, extent(weight, 0),
+                     [&](int k, int n) { return weight.data[static_cast<ptrdiff_t>(n) * in + k]; });
 }
 
 PackedWeights pack_temporal_conv(PanelShape shape, const TensorView& weight, const TensorView& gamma) {
@@ -97,7 +98,8 @@ AlignedFloats arrange_qkv(const TensorView& to_qkv, const TensorView& gamma, int
 AlignedFloats arrange_linear_q(const TensorView& to_qkv, const TensorView& gamma) {
   const int hidden = extent(to_qkv, 0) / 3, channels = extent(to_qkv, 1);
   AlignedFloats out(static_cast<size_t>(hidden) * channels);
-  for (ptrdiff_t i = 0; i < static_cast<ptrdiff_t>(hidden) * channels; ++i) out.data()[i] = to_qkv.data[i] * gamma.data[i % channels];
+  for (ptrdiff_t i = 0; i < static_cast<ptrdiff_t>(hidden) * channels; ++i)
+    out.data()[i] = to_qkv.data[i] * gamma.data[i % channels];
   return out;
 }
 

@@ -33,7 +33,8 @@ class Image {
     tensor_.data = memory_.data();
   }
   explicit Image(const Array& x)
-      : Image(static_cast<int>(x.shape(0)), static_cast<int>(x.shape(1)), static_cast<int>(x.shape(2)), static_cast<int>(x.shape(3))) {
+      : Image(static_cast<int>(x.shape(0)), static_cast<int>(x.shape(1)), static_cast<int>(x.shape(2)),
+              static_cast<int>(x.shape(3))) {
     const float* from = x.data();
     for (ptrdiff_t p = 0; p < tensor_.pixels(); ++p)
       for (int c = 0; c < tensor_.channels; ++c) tensor_.pixel(p)[c] = *from++;
@@ -49,7 +50,8 @@ class Image {
     for (ptrdiff_t p = 0; p < tensor_.pixels(); ++p) {
       for (int c = 0; c < tensor_.channels; ++c) *to++ = tensor_.pixel(p)[c];
       for (int c = tensor_.channels; c < tensor_.pitch; ++c)
-        if (!std::isnan(tensor_.pixel(p)[c])) throw std::runtime_error("an op wrote past the channels of pixel " + std::to_string(p));
+        if (!std::isnan(tensor_.pixel(p)[c]))
+          throw std::runtime_error("an op wrote past the channels of pixel " + std::to_string(p));
     }
     return y;
   }

@@ -17,7 +17,8 @@ using Entries = std::vector<std::pair<int32_t, float>>;
 class RawUNet {
  public:
   RawUNet(const std::string& folder, const std::string& isa)
-      : unet_(UNet::create(ModelPackage::open(folder), isa_named(isa))), workspace_(unet_->workspace_bytes() / sizeof(float) + 16) {}
+      : unet_(UNet::create(ModelPackage::open(folder), isa_named(isa))),
+        workspace_(unet_->workspace_bytes() / sizeof(float) + 16) {}
 
   // x [C, F, H, W]; `labels` per axis name a list of (index, weight); `cond` [cond_dim].
   Array forward(const Array& x, int timestep, const std::map<std::string, Entries>& labels, const MaybeArray& cond) {
@@ -65,13 +66,15 @@ PYBIND11_MODULE(_gc_test, m) {
   using gaitcrafter::testing::RawUNet;
   namespace py = pybind11;
   py::register_exception<gaitcrafter::Error>(m, "Error");
-  m.def("isa_supported", [](const std::string& name) { return gaitcrafter::isa_supported(gaitcrafter::testing::isa_named(name)); });
+  m.def("isa_supported",
+        [](const std::string& name) { return gaitcrafter::isa_supported(gaitcrafter::testing::isa_named(name)); });
   gaitcrafter::testing::bind_ops(m);
   gaitcrafter::testing::bind_fma_limit(m);
   py::class_<RawUNet>(m, "UNet")
       .def(py::init<const std::string&, const std::string&>(), py::arg("folder"), py::arg("isa"))
       .def("forward", &RawUNet::forward, py::arg("x"), py::arg("timestep"),
-           py::arg("labels") = std::map<std::string, std::vector<std::pair<int32_t, float>>>{}, py::arg("cond") = py::none())
+           py::arg("labels") = std::map<std::string, std::vector<std::pair<int32_t, float>>>{},
+           py::arg("cond") = py::none())
       .def_property_readonly("flops", &RawUNet::flops)
       .def_property_readonly("workspace_bytes", &RawUNet::workspace_bytes);
 }

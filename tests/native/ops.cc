@@ -1,5 +1,5 @@
-// Each op on arrays [frames, height, width, channels], weights as in the package. Tiles run in two calls, to show that any
-// split of the grid gives the same.
+// Each op on arrays [frames, height, width, channels], weights as in the package. Tiles run in two calls, to show that
+// any split of the grid gives the same.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -28,8 +28,8 @@ Affine pending(const MaybeArray& scale, const MaybeArray& shift) {
   return {scale->data(), shift->data(), scale->shape(0) > 1 ? scale->shape(1) : 0};
 }
 
-Array conv2d(const std::string& isa, const Array& x, const Array& weight, const Array& bias, int stride, const MaybeArray& scale,
-             const MaybeArray& shift, bool winograd) {
+Array conv2d(const std::string& isa, const Array& x, const Array& weight, const Array& bias, int stride,
+             const MaybeArray& scale, const MaybeArray& shift, bool winograd) {
   const Ops ops(isa);
   Image in(x);
   const int kernel = static_cast<int>(weight.shape(2)), padding = stride == 1 ? kernel / 2 : 1;
@@ -65,7 +65,8 @@ Array conv_transpose2d(const std::string& isa, const Array& x, const Array& weig
   return out.array();
 }
 
-Array linear(const std::string& isa, const Array& x, const Array& weight, const Array& bias, const MaybeArray& residual) {
+Array linear(const std::string& isa, const Array& x, const Array& weight, const Array& bias,
+             const MaybeArray& residual) {
   const Ops ops(isa);
   Image in(x);
   const Tensor& t = in.tensor();
@@ -79,9 +80,9 @@ Array linear(const std::string& isa, const Array& x, const Array& weight, const 
 }
 
 // silu(norm(conv3x3(x)) * (film scale + 1) + film shift) + residual, through the statistics of the convolution's tiles.
-Array conv_group_norm_silu(const std::string& isa, const Array& x, const Array& weight, const Array& bias, const Array& norm_weight,
-                           const Array& norm_bias, int groups, const std::string& scope, const MaybeArray& film,
-                           const MaybeArray& residual, bool winograd) {
+Array conv_group_norm_silu(const std::string& isa, const Array& x, const Array& weight, const Array& bias,
+                           const Array& norm_weight, const Array& norm_bias, int groups, const std::string& scope,
+                           const MaybeArray& film, const MaybeArray& residual, bool winograd) {
   const Ops ops(isa);
   Image in(x);
   const Tensor& t = in.tensor();
@@ -98,8 +99,14 @@ Array conv_group_norm_silu(const std::string& isa, const Array& x, const Array& 
   in_two(conv.grid.tiles, [&](TileRange r) { ops.table.conv2d(conv, r, scratch.data()); });
   scratch.check();
 
-  GroupNormAffine affine{statistics.data(), conv.grid, channels, groups, scope == "clip" ? NormScope::kClip : NormScope::kFrame,
-                         norm_weight.data(), norm_bias.data(), {film ? film->data() : nullptr, nullptr}};
+  GroupNormAffine affine{statistics.data(),
+                         conv.grid,
+                         channels,
+                         groups,
+                         scope == "clip" ? NormScope::kClip : NormScope::kFrame,
+                         norm_weight.data(),
+                         norm_bias.data(),
+                         {film ? film->data() : nullptr, nullptr}};
   const bool per_frame = affine.scope == NormScope::kFrame;
   std::vector<float> scale(static_cast<size_t>(channels) * (per_frame ? t.frames : 1)), shift(scale.size());
   group_norm_affine(affine, scale.data(), shift.data());
@@ -112,7 +119,8 @@ Array conv_group_norm_silu(const std::string& isa, const Array& x, const Array& 
   return out.array();
 }
 
-Array rms_norm_silu(const std::string& isa, const Array& x, const Array& gamma, const MaybeArray& film, const MaybeArray& residual) {
+Array rms_norm_silu(const std::string& isa, const Array& x, const Array& gamma, const MaybeArray& film,
+                    const MaybeArray& residual) {
   const Ops ops(isa);
   Image in(x);
   const Tensor& t = in.tensor();
@@ -137,8 +145,8 @@ Array channel_layer_norm(const std::string& isa, const Array& x, const Array& ga
 }
 
 // in + attention(layer_norm(in)); `table` is the position bias [buckets, heads].
-Array temporal_attention(const std::string& isa, const Array& x, const Array& gamma, const Array& to_qkv, const Array& to_out,
-                         int heads, const MaybeArray& table, int max_distance, int rotary_dim) {
+Array temporal_attention(const std::string& isa, const Array& x, const Array& gamma, const Array& to_qkv,
+                         const Array& to_out, int heads, const MaybeArray& table, int max_distance, int rotary_dim) {
   const Ops ops(isa);
   Image in(x);
   const Tensor& t = in.tensor();
@@ -172,7 +180,8 @@ Array temporal_attention(const std::string& isa, const Array& x, const Array& ga
 }
 
 // In place, like the network runs it.
-Array spatial_attention(const std::string& isa, const Array& x, const Array& gamma, const Array& to_qkv, const Array& to_out, int heads) {
+Array spatial_attention(const std::string& isa, const Array& x, const Array& gamma, const Array& to_qkv,
+                        const Array& to_out, int heads) {
   const Ops ops(isa);
   Image in(x);
   const Tensor& t = in.tensor();
@@ -186,13 +195,14 @@ Array spatial_attention(const std::string& isa, const Array& x, const Array& gam
   return in.array();
 }
 
-Array spatial_linear_attention(const std::string& isa, const Array& x, const Array& gamma, const Array& to_qkv, const Array& to_out,
-                               const Array& to_out_bias, int heads) {
+Array spatial_linear_attention(const std::string& isa, const Array& x, const Array& gamma, const Array& to_qkv,
+                               const Array& to_out, const Array& to_out_bias, int heads) {
   const Ops ops(isa);
   Image in(x);
   const Tensor& t = in.tensor();
   const int dim = static_cast<int>(to_qkv.shape(0)) / (3 * heads);
-  const AlignedFloats q = arrange_linear_q(view(to_qkv), view(gamma)), kv = arrange_linear_kv(ops.shape, view(to_qkv), view(gamma), heads);
+  const AlignedFloats q = arrange_linear_q(view(to_qkv), view(gamma)),
+                      kv = arrange_linear_kv(ops.shape, view(to_qkv), view(gamma), heads);
   const PackedWeights packed = pack_linear(ops.shape, view(to_out));
   const AlignedFloats padded = padded_vector(view(to_out_bias));
   Scratch scratch(linear_attention_scratch(t.channels, heads, dim, static_cast<int>(t.sites())));
@@ -202,7 +212,8 @@ Array spatial_linear_attention(const std::string& isa, const Array& x, const Arr
   return in.array();
 }
 
-Array temporal_conv(const std::string& isa, const Array& x, const Array& gamma, const Array& weight, const Array& bias) {
+Array temporal_conv(const std::string& isa, const Array& x, const Array& gamma, const Array& weight,
+                    const Array& bias) {
   const Ops ops(isa);
   Image in(x);
   const Tensor& t = in.tensor();
@@ -218,8 +229,8 @@ Array temporal_conv(const std::string& isa, const Array& x, const Array& gamma, 
 
 // clip [C, F, H, W] to [F, H / p, W / p, C p^2], and back.
 Array unshuffle(const Array& clip, const MaybeArray& map, int patch) {
-  Image out(static_cast<int>(clip.shape(1)), static_cast<int>(clip.shape(2)) / patch, static_cast<int>(clip.shape(3)) / patch,
-            static_cast<int>(clip.shape(0)) * patch * patch);
+  Image out(static_cast<int>(clip.shape(1)), static_cast<int>(clip.shape(2)) / patch,
+            static_cast<int>(clip.shape(3)) / patch, static_cast<int>(clip.shape(0)) * patch * patch);
   pixel_unshuffle(clip.data(), map ? map->data() : nullptr, patch, out.tensor());
   return out.array();
 }
@@ -238,7 +249,8 @@ Array positional(const Array& x, const Array& spatial, const Array& frame) {
   return in.array();
 }
 
-py::array_t<double> time_mlp_of(int dim, const Array& w1, const Array& b1, const Array& w2, const Array& b2, int timestep) {
+py::array_t<double> time_mlp_of(int dim, const Array& w1, const Array& b1, const Array& w2, const Array& b2,
+                                int timestep) {
   const std::vector<double> y = time_mlp({dim, w1.data(), b1.data(), w2.data(), b2.data()}, timestep);
   return py::array_t<double>(static_cast<py::ssize_t>(y.size()), y.data());
 }
@@ -256,7 +268,8 @@ void bind_ops(py::module_& m) {
   m.def("conv2d", &conv2d, py::arg("isa"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("stride") = 1,
         py::arg("scale") = none, py::arg("shift") = none, py::arg("winograd") = false);
   m.def("conv_transpose2d", &conv_transpose2d);
-  m.def("linear", &linear, py::arg("isa"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual") = none);
+  m.def("linear", &linear, py::arg("isa"), py::arg("x"), py::arg("weight"), py::arg("bias"),
+        py::arg("residual") = none);
   m.def("conv_group_norm_silu", &conv_group_norm_silu, py::arg("isa"), py::arg("x"), py::arg("weight"), py::arg("bias"),
         py::arg("norm_weight"), py::arg("norm_bias"), py::arg("groups"), py::arg("scope"), py::arg("film") = none,
         py::arg("residual") = none, py::arg("winograd") = false);
