@@ -21,6 +21,7 @@ from ..nn.unet import UNet3D
 
 OPSET = 20
 LARGEST_BATCH = 256
+LARGEST_BYTES = 1 << 30  # torch moves larger weights into a second file
 
 
 class _Flat(nn.Module):
@@ -57,11 +58,14 @@ def example_inputs(config: ModelConfig, batch: int) -> dict[str, Tensor]:
 def export_onnx(model: UNet3D, path: str | os.PathLike[str], batch: int = 1) -> dict[str, Tensor]:
     """Write the graph and return example inputs for it.
 
-    Raises InvalidRequestError for a batch outside 1..256, OutputError if ``path`` exists, MissingExtraError without the extra
-    ``onnx``.
+    Raises InvalidRequestError for a batch outside 1..256 or weights above 1 GiB, OutputError if ``path`` exists,
+    MissingExtraError without the extra ``onnx``.
     """
     if not 1 <= batch <= LARGEST_BATCH:
         raise InvalidRequestError(f"batch is {batch}; allowed is 1..{LARGEST_BATCH}")
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    if size > LARGEST_BYTES:
+        raise InvalidRequestError(f"the weights are {size / 2**30:.1f} GiB; one ONNX file is written for at most 1 GiB")
     target = Path(path)
     if target.exists():
         raise OutputError(f"{target} exists; choose another place or remove it")

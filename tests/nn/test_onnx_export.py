@@ -18,7 +18,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 
 # One with the cond vector, position bias and all attentions, one with label tables and temporal convolution.
-@pytest.mark.parametrize("name", ["tiny-paper", "tiny-walker"])
+@pytest.mark.parametrize("name", ["tiny-paper", pytest.param("tiny-walker", marks=pytest.mark.slow)])
 def test_graph_gives_the_golden_output(name: str, tmp_path: Path) -> None:
     golden = load_file(FIXTURES / name / "golden.safetensors")
     inputs = export_onnx(load_unet(FIXTURES / name), tmp_path / "model.onnx", batch=len(golden["x"]))
