@@ -3,8 +3,7 @@
 // B is read as vectors (packed weights, or activations laid out channel by token), A as single floats that are
 // broadcast, so A may lie anywhere: the pixels of a convolution are pointers into a halo-padded image, and the products
 // of attention need no transposed copies. K runs over segments (the rows of a convolution window) of consecutive
-// floats. On AVX-512 a tile is 6 rows x 4 vectors: 24 multiply-adds for 4 loads and 6 broadcasts, 94 % of the FMA limit
-// measured.
+// floats. On AVX-512 a tile is 6 rows x 4 vectors: 24 multiply-adds for 4 loads and 6 broadcasts.
 #pragma once
 
 #include "ops/packing.h"
