@@ -35,7 +35,7 @@ Generates gait silhouettes: {clip.frames} frames of {clip.height}x{clip.width}, 
 - Predicts {cfg.diffusion.prediction}; {cfg.diffusion.schedule} schedule, {cfg.diffusion.timesteps} timesteps
 - Trained for {run.step:,} steps of {run.settings.batch} clips, {run.cpu_seconds / 3600:.2f} CPU hours;
   the weights are the moving average
-- Mean squared x0 error over the last {len(run.recent)} steps: {sum(run.recent) / max(len(run.recent), 1):.4f}
+{_error(run)}
 
 {p.notes + chr(10) if p.notes else ""}
 Command:
@@ -44,3 +44,9 @@ Command:
 {p.command}
 ```
 """
+
+
+def _error(run: Run) -> str:
+    if not run.recent:
+        return ""
+    return f"- Mean squared x0 error over the last {len(run.recent)} steps: {sum(run.recent) / len(run.recent):.4f}\n"
