@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -200,7 +201,7 @@ class Engine:
         count = len(table)
         indices = _indices(clip_indices, start, count)
         noise = None if initial_noise is None else _noise(initial_noise, (count, 1, *self.clip_shape))
-        if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+        if isinstance(threshold, bool) or not isinstance(threshold, Real):
             raise InvalidRequestError(f"threshold is {threshold!r}; it must be a number above 0 and below 1")
         try:
             packed = np.empty((count, self.info["packed_bytes"]), np.uint8)
@@ -208,10 +209,10 @@ class Engine:
             raise OutOfMemoryError(f"{count} clips need {count * self.info['packed_bytes']} bytes; use stream()") from e
         self._native.generate(
             count=count, seed=seed, clip_indices=indices, axes=table.axes, cond=table.cond, cond_given=table.cond_given,
-            sampler=settings, threshold=threshold, initial_noise=noise, packed=packed,
+            sampler=settings, threshold=float(threshold), initial_noise=noise, packed=packed,
             progress=None if progress is None else lambda *p: progress(Progress(*p)),
         )  # fmt: skip
-        return ClipBatch(packed, self.clip_shape, table.plain, seed, indices, self._provenance(settings, threshold))
+        return ClipBatch(packed, self.clip_shape, table.plain, seed, indices, self._provenance(settings, float(threshold)))
 
     def _provenance(self, settings: dict[str, Any], threshold: float) -> dict[str, Any]:
         i = self.info

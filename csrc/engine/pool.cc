@@ -41,7 +41,7 @@ int available_processors() {
 Pool::Pool(int threads) {
   try {
     for (int i = 0; i < threads; ++i) {
-      threads_.emplace_back([this, i](std::stop_token stop) { serve(stop, i); });
+      threads_.emplace_back([this, i](const std::stop_token& stop) { serve(stop, i); });
     }
   } catch (const std::system_error& e) {
     throw Error(Status::kOutOfMemory, "thread " + std::to_string(threads_.size() + 1) + " of " +
@@ -52,7 +52,7 @@ Pool::Pool(int threads) {
 
 Pool::~Pool() = default;
 
-void Pool::serve(std::stop_token stop, int index) {
+void Pool::serve(const std::stop_token& stop, int index) {
   uint64_t seen = 0;
   std::unique_lock lock(mutex_);
   while (wake_.wait(lock, stop, [&] { return round_ != seen; })) {

@@ -33,7 +33,7 @@ class Pool {
   void run(int workers, const std::function<void(int)>& work, const std::function<void()>& watch);
 
  private:
-  void serve(std::stop_token stop, int index);
+  void serve(const std::stop_token& stop, int index);
 
   std::mutex mutex_;
   std::condition_variable_any wake_;
