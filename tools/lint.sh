@@ -3,10 +3,19 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1
+links=()
+trap '[ ${#links[@]} -eq 0 ] || rm -f "${links[@]}"' EXIT
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
 "$venv/bin/pip" install -q --disable-pip-version-check ruff==0.17.6 mypy==2.4.1 numpy pydantic click rich pillow pytest pybind11 2>&1 |
   grep -v "is ignored: it is neither" || true
 "$venv/bin/ruff" check .
+# A wheel maps kernels/ and export/ into the package; mypy sees them there through links, which go again.
+for folder in kernels export; do
+  if [ ! -e "gaitcrafter_rt/$folder" ]; then
+    ln -s "../$folder" "gaitcrafter_rt/$folder"
+    links+=("gaitcrafter_rt/$folder")
+  fi
+done
 "$venv/bin/mypy"
 mapfile -t sources < <(git ls-files 'csrc/*.cc' 'csrc/*.h' 'csrc/*.hpp')
 clang-format --dry-run --Werror "${sources[@]}"
