@@ -60,7 +60,8 @@ def test_example_against_a_fresh_wheel(tmp_path: Path) -> None:
     target = tmp_path / "site"
     call(sys.executable, "-m", "pip", "install", "--no-deps", "--target", target, wheel)
     code = "import gaitcrafter_rt as gc; print(gc.__file__, gc.cmake_dir())"
-    where = call(sys.executable, "-c", code, PYTHONPATH=str(target)).split()
+    # -S: without the site packages, where an editable install of this tree would win.
+    where = call(sys.executable, "-P", "-S", "-c", code, PYTHONPATH=str(target)).split()
     assert all(str(target) in w for w in where)
     picture = build_and_run(where[1], tmp_path)
     assert 0 < (picture > 0).mean() < 1
