@@ -141,7 +141,7 @@ class Labels(_Strict):
 
 
 class Diffusion(_Strict):
-    """What the network predicts and the noise schedule it was trained on (network.md 2.3)."""
+    """What the network predicts and the noise schedule it was trained on."""
 
     prediction: Literal["x0", "eps", "v"] = "eps"
     schedule: Literal["cosine", "linear"] = "cosine"
@@ -240,7 +240,7 @@ class ModelConfig(_Strict):
 
 
 def paper_preset(**changes: object) -> UNetConfig:
-    """The base network at the paper's size: pixel space, dim 64, multipliers 1-2-4-8 (network.md 2.2)."""
+    """The base network at the paper's size: pixel space, dim 64, multipliers 1-2-4-8."""
     return UNetConfig.model_validate(changes)
 
 

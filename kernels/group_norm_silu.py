@@ -1,7 +1,7 @@
 """Normalisation, FiLM scale-shift and SiLU of a ResNet block's convolution output.
 
 Source: ``Block`` of video-diffusion-pytorch. Releases up to 0.6.3 use GroupNorm over the whole clip, 0.7.0 uses a
-per-position RMS norm over the channels (network.md 2.1).
+per-position RMS norm over the channels.
 """
 
 from __future__ import annotations

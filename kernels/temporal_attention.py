@@ -1,6 +1,6 @@
 """Attention along the frames of every pixel site, with rotary embedding and a relative position bias.
 
-Source: ``Attention`` and ``RelativePositionBias`` of video-diffusion-pytorch (network.md 2.2). The focus mask of the
+Source: ``Attention`` and ``RelativePositionBias`` of video-diffusion-pytorch. The focus mask of the
 base network is all-false in inference and is left out, which is exact.
 """
 

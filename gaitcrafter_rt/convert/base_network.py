@@ -1,6 +1,6 @@
 """The base network's tensor names and shapes: what they tell about its configuration, and how they map to a model package.
 
-Source: ``Unet3D`` of video-diffusion-pytorch 0.6.3 and 0.7.0 (network.md 2.1, 2.2, 2.4).
+Source: ``Unet3D`` of video-diffusion-pytorch 0.6.3 and 0.7.0.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads checkpoint files of others: state dicts only, no code, sizes checked before memory is taken.
 
-What the base network's ``Trainer`` writes (network.md 2.4) is ``{'step', 'model', 'ema', 'scaler'}``, the two in the middle being
+What the base network's ``Trainer`` writes is ``{'step', 'model', 'ema', 'scaler'}``, the two in the middle being
 state dicts of ``GaussianDiffusion``: schedule buffers, and the U-Net under ``denoise_fn.``. Users who train with conditions write
 their own loop, so bare U-Net state dicts and other top-level keys are read too.
 """

@@ -1,6 +1,6 @@
 """The 3-D U-Net: one class for the ``paper`` preset, the ``walker`` preset and all between.
 
-Structure after ``Unet3D`` of video-diffusion-pytorch (network.md 2.2). Convolutions are Conv2d with the frames folded
+Structure after ``Unet3D`` of video-diffusion-pytorch. Convolutions are Conv2d with the frames folded
 into the batch; only temporal attention, temporal convolution and clip-wide GroupNorm see several frames.
 """
 

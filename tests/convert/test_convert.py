@@ -207,7 +207,7 @@ def test_guidance_of_a_trained_null_condition(tmp_path: Path) -> None:
 
 
 def test_guidance_of_a_null_condition_that_never_moved(tmp_path: Path) -> None:
-    """What the base network's own trainer leaves behind (network.md 2.3)."""
+    """What the base network's own trainer leaves behind."""
     file = saved_by_trainer(tmp_path, diffusion(), perturbed(diffusion(), null_too=False))
     with pytest.raises(InvalidRequestError, match="never trained"):
         convert_checkpoint(file, tmp_path / "p", guidance_trained=True, **CLIP)

@@ -190,7 +190,7 @@ def test_position_bias(buckets: int, distance: int) -> None:
 
 
 def test_position_buckets_of_thirty_frames() -> None:
-    """The rows printed in the reference notes (network.md 2.2)."""
+    """The rows printed in the reference notes."""
     bucket = position_bucket(30, 32, 32)
     first = [0, *range(17, 24), 24, 24, 25, 25, 26, 26, 27, 27, *[28] * 4, *[29] * 3, *[30] * 4, *[31] * 3]
     assert bucket[0].tolist() == first
