@@ -39,7 +39,7 @@ def paper(cond_dim: int = 74, **changes: object) -> ModelConfig:
     ],
 )
 def test_same_tensors_as_the_base_network(norm: str, dim: int, count: int, tensors: int) -> None:
-    """Counts of the base network, taken from its own modules. The base network holds its 16 rotary frequencies as well, listed 10 times."""
+    """Counts of the base network, taken from its own modules. It also holds its 16 rotary frequencies, listed 10 times."""
     with torch.device("meta"):
         base = base_network(norm).Unet3D(dim, cond_dim=74, channels=1)
     ours = without_memory(paper(norm=norm, dim=dim, init_dim=dim))
