@@ -184,7 +184,8 @@ def test_status_numbers_are_those_of_the_c_header() -> None:
 
 
 INTERRUPTED = """
-import sys, gaitcrafter_rt as gc
+import signal, sys, gaitcrafter_rt as gc
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell hands on an ignored SIGINT
 e = gc.Engine({path!r}, threads=2)
 print("ready", flush=True)
 try:
