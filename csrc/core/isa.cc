@@ -22,9 +22,9 @@ struct Registers {
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-Registers cpuid(uint32_t leaf) {
+Registers cpuid(uint32_t leaf, uint32_t subleaf = 0) {
   Registers r;
-  __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);  // leaves zeros if the leaf does not exist
+  __get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx);  // leaves zeros if the leaf does not exist
   return r;
 }
 
@@ -50,9 +50,15 @@ Isa detect() {
   return wide ? Isa::kAvx512 : Isa::kAvx2;
 }
 
+bool detect_bf16() {
+  constexpr uint32_t kBf16 = 1u << 5;  // leaf 7, subleaf 1, eax
+  return all_set(cpuid(7, 1).eax, kBf16);
+}
+
 #else
 
 Isa detect() { return Isa::kPortable; }
+bool detect_bf16() { return false; }
 
 #endif
 
@@ -75,6 +81,11 @@ std::string_view isa_name(Isa isa) {
 }
 
 bool isa_supported(Isa isa) { return static_cast<int>(isa) <= static_cast<int>(widest()); }
+
+bool bf16_products_supported() {
+  static const bool supported = detect_bf16();
+  return supported && isa_supported(Isa::kAvx512);
+}
 
 Isa choose_isa() {
   const char* wanted = std::getenv("GAITCRAFTER_ISA");

@@ -13,6 +13,9 @@ std::string_view isa_name(Isa isa);
 // True if this processor and operating system run the tier (cpuid bits and xgetbv, never model names).
 bool isa_supported(Isa isa);
 
+// True if this processor multiplies pairs of bfloat16 (cpuid bit avx512_bf16) beside running kAvx512.
+bool bf16_products_supported();
+
 // The widest supported tier, or the one that the environment variable GAITCRAFTER_ISA names.
 // Throws kCapability if that one is not supported here, kInvalidRequest if the name is unknown.
 Isa choose_isa();

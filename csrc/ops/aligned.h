@@ -1,4 +1,4 @@
-// Memory for weights: 64-byte aligned floats, zeroed.
+// Memory for weights and workspaces: 64-byte aligned, zeroed.
 #pragma once
 
 #include <algorithm>
@@ -10,27 +10,39 @@
 namespace gaitcrafter {
 
 struct FreeAligned {
-  void operator()(float* p) const noexcept { std::free(p); }
+  void operator()(std::byte* p) const noexcept { std::free(p); }
+};
+
+class AlignedBytes {
+ public:
+  AlignedBytes() = default;
+  // Throws std::bad_alloc.
+  explicit AlignedBytes(size_t bytes) : size_(bytes) {
+    const size_t whole = std::max<size_t>((bytes + 63) / 64 * 64, 64);
+    data_.reset(static_cast<std::byte*>(std::aligned_alloc(64, whole)));
+    if (!data_) throw std::bad_alloc();
+    std::fill_n(data_.get(), whole, std::byte{0});
+  }
+  std::byte* data() { return data_.get(); }
+  const std::byte* data() const { return data_.get(); }
+  size_t size() const { return size_; }
+
+ private:
+  std::unique_ptr<std::byte[], FreeAligned> data_;
+  size_t size_ = 0;
 };
 
 class AlignedFloats {
  public:
   AlignedFloats() = default;
   // Throws std::bad_alloc.
-  explicit AlignedFloats(size_t count) : size_(count) {
-    const size_t bytes = (count * sizeof(float) + 63) / 64 * 64;
-    data_.reset(static_cast<float*>(std::aligned_alloc(64, std::max<size_t>(bytes, 64))));
-    if (!data_) throw std::bad_alloc();
-    std::fill_n(data_.get(), bytes / sizeof(float), 0.0f);
-  }
-  float* data() { return data_.get(); }
-  const float* data() const { return data_.get(); }
-  size_t size() const { return size_; }
-  bool empty() const { return size_ == 0; }
+  explicit AlignedFloats(size_t count) : bytes_(count * sizeof(float)) {}
+  float* data() { return reinterpret_cast<float*>(bytes_.data()); }
+  const float* data() const { return reinterpret_cast<const float*>(bytes_.data()); }
+  size_t size() const { return bytes_.size() / sizeof(float); }
 
  private:
-  std::unique_ptr<float[], FreeAligned> data_;
-  size_t size_ = 0;
+  AlignedBytes bytes_;
 };
 
 }  // namespace gaitcrafter

@@ -6,11 +6,14 @@
 //   o       [dim][query] = v scores
 //   y       [token][C]   = o^T W_out     (o broadcast, channels in lanes)
 //
+// In bfloat16 a product's result is fp32; what the next product reads is rounded and put into pairs (operands.h).
+//
 // Sequences need not fill whole vectors: a product over one sequence also computes the lanes after its end, and the
 // next sequence, or nobody, owns them.
 #pragma once
 
 #include "ops/layer_norm_row.h"
+#include "ops/operands.h"
 #include "ops/product.h"
 #include "ops/temporal_attention.h"
 #include "ops/tiling.h"
@@ -21,8 +24,14 @@ namespace {
 struct AttentionTile {
   int sequences, length;  // tokens of a sequence
   int channels;
-  ptrdiff_t pitch;  // floats from one row to the next; kWidestLanes more than the tokens, at least
-  float *x, *qkv, *o, *scores, *row;
+  ptrdiff_t pitch;  // elements from one row to the next; kWidestLanes more than the tokens, at least
+  Elem* x;          // [C / kPair][pitch][kPair]
+  float* qkv;       // [3 dim][pitch] of one head
+  Elem* operands;   // q and k as pairs of rows, v row by row
+  Elem* output;     // [heads * dim / kPair][pitch][kPair]
+  float* head_output;
+  float* scores;
+  Elem *weights, *row;
 
   GC_INLINE int tokens() const { return sequences * length; }
 };
@@ -30,35 +39,30 @@ struct AttentionTile {
 constexpr int kScoreVectors = 4;  // queries of one block, at most; scratch is sized for the widest vectors
 
 GC_INLINE AttentionTile attention_tile(int sequences, int length, int channels, const AttentionWeights& w,
-                                       float* scratch) {
-  AttentionTile t;
-  t.sequences = sequences;
-  t.length = length;
-  t.channels = channels;
-  t.pitch = token_pitch(sequences * length);
-  t.x = scratch;
-  t.qkv = t.x + channels * t.pitch;
-  t.o = t.qkv + 3 * w.dim * t.pitch;
-  t.scores = t.o + w.heads * w.dim * t.pitch;
-  t.row = t.scores + static_cast<ptrdiff_t>(length) * kScoreVectors * kWidestLanes;
-  return t;
+                                       std::byte* scratch) {
+  const AttentionLayout l = attention_layout(kElem, channels, w.heads, w.dim, sequences * length, length);
+  const auto elements = [&](size_t at) { return reinterpret_cast<Elem*>(scratch + at); };
+  const auto floats = [&](size_t at) { return reinterpret_cast<float*>(scratch + at); };
+  return {sequences,          length,           channels,
+          l.pitch,            elements(l.x),    floats(l.qkv),
+          elements(l.operands), elements(l.output), floats(l.head_output),
+          floats(l.scores),   elements(l.weights), elements(l.row)};
 }
 
 // c[row][token] = sum_k a[row][k] b[k][token] for whole vectors of tokens.
-GC_INLINE void times_tokens(const float* a, int rows, int depth, const float* b, int tokens, ptrdiff_t pitch,
-                            float* c) {
+GC_INLINE void times_tokens(const Elem* a, int rows, int depth, const Elem* b, int tokens, ptrdiff_t pitch, float* c) {
   const int vectors = ceil_div(tokens, kLanes), blocks = ceil_div(vectors, kMaxVectors);
   for (int block = 0; block < blocks; ++block) {
     const int first = vectors * block / blocks, last = vectors * (block + 1) / blocks;
     Product p;
     p.segment = &kNoOffset;
     p.k = depth;
-    p.b = b + first * kLanes;
-    p.b_pitch = pitch;
+    p.b = b + first * kLanes * kPair;
+    p.b_pitch = pitch * kPair;
     p.vectors = last - first;
     p.columns = p.vectors * kLanes;
-    panel_product<Layout::kRows>(p, rows, [&](int r) {
-      return Row{a + static_cast<ptrdiff_t>(r) * depth, c + r * pitch + first * kLanes, nullptr};
+    panel_product<Layout::kRows, float, float>(p, rows, [&](int r) {
+      return Row<float, float>{a + static_cast<ptrdiff_t>(r) * depth, c + r * pitch + first * kLanes, nullptr};
     });
   }
 }
@@ -99,9 +103,9 @@ struct HeadBias {
   ptrdiff_t pitch;
 };
 
-// One head of one sequence: q, k, v rows start at the sequence's first token.
-GC_INLINE void attend_sequence(const AttentionTile& t, int dim, const float* q, HeadBias bias, float* o) {
-  const float *k = q + dim * t.pitch, *v = k + dim * t.pitch;
+// One head of one sequence; q, k, v and o begin at its first token.
+GC_INLINE void attend_sequence(const AttentionTile& t, int dim, const Elem* q, const Elem* k, const Elem* v,
+                               HeadBias bias, float* o) {
   const int vectors = ceil_div(t.length, kLanes);
   for (int first = 0; first < vectors; first += kMaxVectors) {
     const int count = min_of(kMaxVectors, vectors - first);
@@ -111,19 +115,19 @@ GC_INLINE void attend_sequence(const AttentionTile& t, int dim, const float* q, 
     p.vectors = count;
     p.columns = static_cast<int>(width);
     p.k = dim;
-    p.a_step = t.pitch;
-    p.b = q + first * kLanes;
-    p.b_pitch = t.pitch;
-    panel_product<Layout::kColumns>(p, t.length, [&](int key) {
-      return Row{k + key, t.scores + key * width,
-                 bias.data == nullptr ? nullptr : bias.data + key * bias.pitch + first * kLanes};
+    p.a_step = t.pitch * kPair;
+    p.b = q + first * kLanes * kPair;
+    p.b_pitch = t.pitch * kPair;
+    panel_product<Layout::kColumns, float, float>(p, t.length, [&](int key) {
+      return Row<float, float>{k + key * kPair, t.scores + key * width,
+                               bias.data == nullptr ? nullptr : bias.data + key * bias.pitch + first * kLanes};
     });
     softmax_columns(t.scores, t.length, width, count);
     p.k = t.length;
-    p.b = t.scores;
-    p.b_pitch = width;
-    panel_product<Layout::kRows>(p, dim, [&](int d) {
-      return Row{v + d * t.pitch, o + d * t.pitch + first * kLanes, nullptr};
+    p.b = pair_rows(t.scores, t.length, width, static_cast<int>(width), t.weights);
+    p.b_pitch = width * kPair;
+    panel_product<Layout::kRows, float, float>(p, dim, [&](int d) {
+      return Row<float, float>{v + d * t.pitch, o + d * t.pitch + first * kLanes, nullptr};
     });
   }
 }
@@ -134,35 +138,45 @@ struct Rotary {
   int dim;
 };
 
-// From normalised tokens in t.x to the heads' outputs in t.o. `bias` is [heads][length][bias_pitch] or null.
+// From normalised tokens in t.x to the heads' outputs in t.output. `bias` is [heads][length][bias_pitch] or null.
 GC_INLINE void attend(const AttentionTile& t, const AttentionWeights& w, const float* bias, ptrdiff_t bias_pitch,
                       Rotary rotary) {
-  const ptrdiff_t head_rows = 3 * w.dim;
+  const ptrdiff_t head_rows = 3 * w.dim, part = w.dim * t.pitch;
+  const int tokens = t.tokens();
+  const int columns = tokens + t.length % kPair;  // an odd sequence pairs its last value with the next token's
   for (int head = 0; head < w.heads; ++head) {
-    times_tokens(w.qkv + head * head_rows * t.channels, static_cast<int>(head_rows), t.channels, t.x, t.tokens(),
-                 t.pitch, t.qkv);
+    const Elem* weight = static_cast<const Elem*>(w.qkv) + head * head_rows * t.channels;
+    times_tokens(weight, static_cast<int>(head_rows), t.channels, t.x, columns, t.pitch, t.qkv);
     if (rotary.cos != nullptr) {
-      rotate(t.qkv, t.pitch, t.tokens(), rotary.dim, rotary.cos, rotary.sin, rotary.pitch);
-      rotate(t.qkv + w.dim * t.pitch, t.pitch, t.tokens(), rotary.dim, rotary.cos, rotary.sin, rotary.pitch);
+      rotate(t.qkv, t.pitch, tokens, rotary.dim, rotary.cos, rotary.sin, rotary.pitch);
+      rotate(t.qkv + part, t.pitch, tokens, rotary.dim, rotary.cos, rotary.sin, rotary.pitch);
     }
+    const Elem* q = pair_rows(t.qkv, w.dim, t.pitch, tokens, t.operands);
+    const Elem* k = pair_rows(t.qkv + part, w.dim, t.pitch, tokens, t.operands + part);
+    const Elem* v = plain_rows(t.qkv + 2 * part, w.dim, t.pitch, columns, t.operands + 2 * part);
+    Elem* output = t.output + head * part;
+    float* o = fp32_rows(output, t.head_output);
     const HeadBias head_bias{bias == nullptr ? nullptr : bias + head * t.length * bias_pitch, bias_pitch};
-    for (int s = 0; s < t.sequences; ++s)
-      attend_sequence(t, w.dim, t.qkv + s * t.length, head_bias, t.o + head * w.dim * t.pitch + s * t.length);
+    for (int s = 0; s < t.sequences; ++s) {
+      const ptrdiff_t token = static_cast<ptrdiff_t>(s) * t.length;
+      attend_sequence(t, w.dim, q + token * kPair, k + token * kPair, v + token, head_bias, o + token);
+    }
+    pair_rows(o, w.dim, t.pitch, tokens, output);
   }
 }
 
-// out[token] = in[token] + o^T W_out (+ bias).
+// out[token] = in[token] + o^T W_out (+ bias), o as [row / kPair][pitch][kPair].
 template <class Cursor>
-GC_INLINE void project_out(int tokens, const float* o, ptrdiff_t pitch, const Packed& weight, const float* bias,
+GC_INLINE void project_out(int tokens, const Elem* o, ptrdiff_t pitch, const Packed& weight, const float* bias,
                            const Tensor& in, const Tensor& out, Cursor start) {
   for (int panel = 0; panel < panels_of(weight.n); ++panel) {
     Product p = packed_product(weight, bias, panel);
-    p.a_step = pitch;
+    p.a_step = pitch * kPair;
     const int column = first_column(weight.n, panel);
     Cursor cursor = start;
-    panel_product<Layout::kColumns>(p, tokens, [&](int i) {
+    panel_product<Layout::kColumns, Elem, Elem>(p, tokens, [&](int i) {
       const ptrdiff_t pixel = cursor.next();
-      return Row{o + i, out.pixel(pixel) + column, in.pixel(pixel) + column};
+      return Row<Elem, Elem>{o + i * kPair, out.pixel<Elem>(pixel) + column, in.pixel<Elem>(pixel) + column};
     });
   }
 }

@@ -8,7 +8,7 @@ namespace {
 
 // Mean and sum of squared deviations of up to kLanes channels over `pixels` pixels: two passes, four sums in flight.
 template <bool kWhole>
-GC_INLINE void column_moments(const float* x, ptrdiff_t pitch, int pixels, int channels, float* mean, float* squares) {
+GC_INLINE void column_moments(const Elem* x, ptrdiff_t pitch, int pixels, int channels, float* mean, float* squares) {
   const auto at = [&](int i) { return kWhole ? load(x + i * pitch) : load_first(x + i * pitch, channels); };
   Vec sum[4] = {};
   int i = 0;
@@ -33,7 +33,7 @@ GC_INLINE void column_moments(const float* x, ptrdiff_t pitch, int pixels, int c
 void tile_moments(const Tensor& out, const ConvGrid& g, const ConvWindow& w) {
   const int band = w.row / g.rows;
   for (int f = w.frame; f < w.frame + w.frames; ++f) {
-    const float* x = out.pixel((static_cast<ptrdiff_t>(f) * g.height + w.row) * g.width);
+    const Elem* x = out.pixel<Elem>((static_cast<ptrdiff_t>(f) * g.height + w.row) * g.width);
     float* slot = out.statistics + (static_cast<ptrdiff_t>(f) * g.bands + band) * 2 * out.channels;
     const int pixels = w.rows * g.width;
     int c = 0;

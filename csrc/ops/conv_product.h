@@ -47,14 +47,14 @@ class PixelCursor {
   ptrdiff_t step_, row_step_, frame_step_;
 };
 
-// `address(cursor)` is the output pixel. Sums over channel blocks pass through the output.
+// `address(cursor)` is the output pixel. Sums over channel blocks wait in `partial`, fp32, pixels x one panel.
 template <class AddressOf>
-void window_product(const ConvGrid& g, const ConvWindow& w, const WindowProduct& args, const float* image,
-                    AddressOf address) {
+void window_product(const ConvGrid& g, const ConvWindow& w, const WindowProduct& args, const Elem* image,
+                    float* partial, AddressOf address) {
   const int pixels = w.pixels(g.width);
   for (int panel = 0; panel < panels_of(args.weight.n); ++panel) {
     Product p = packed_product(args.weight, args.bias, panel);
-    const int column = first_column(args.weight.n, panel);
+    const int column = first_column(args.weight.n, panel), columns = p.columns, width = p.vectors * kLanes;
     for (int block = 0; block < g.blocks; ++block) {
       const int channels = block_channels(g, block);
       ptrdiff_t segment[kMaxWindow];
@@ -63,16 +63,27 @@ void window_product(const ConvGrid& g, const ConvWindow& w, const WindowProduct&
       p.segment = segment;
       p.segments = args.rows;
       p.k = args.columns * channels;
-      const float* base = image + block * image_block(g, w);
+      const Elem* base = image + block * image_block(g, w);
       const bool first = block == 0;
       PixelCursor cursor(g, w, channels);
-      panel_product<Layout::kRows>(p, pixels, [&](int) {
-        float* c = address(cursor) + column;
-        const Row row{base + cursor.place(), c, first ? nullptr : c};
-        cursor.advance();
-        return row;
-      });
-      p.b += static_cast<ptrdiff_t>(p.k) * p.segments * p.b_pitch;
+      if (block + 1 < g.blocks) {
+        p.columns = width;
+        panel_product<Layout::kRows, float, float>(p, pixels, [&](int i) {
+          float* c = partial + static_cast<ptrdiff_t>(i) * width;
+          const Row<float, float> row{base + cursor.place(), c, first ? nullptr : c};
+          cursor.advance();
+          return row;
+        });
+      } else {
+        p.columns = columns;
+        panel_product<Layout::kRows, Elem, float>(p, pixels, [&](int i) {
+          const float* sum = first ? nullptr : partial + static_cast<ptrdiff_t>(i) * width;
+          const Row<Elem, float> row{base + cursor.place(), address(cursor) + column, sum};
+          cursor.advance();
+          return row;
+        });
+      }
+      p.b += static_cast<ptrdiff_t>(ceil_div(p.k, kPair)) * p.segments * p.b_pitch;
       p.bias = nullptr;
     }
   }

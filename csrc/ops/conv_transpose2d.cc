@@ -5,17 +5,19 @@
 namespace gaitcrafter {
 namespace {
 
-void conv_transpose2d(const ConvTranspose2d& args, TileRange tiles, float* scratch) {
+void conv_transpose2d(const ConvTranspose2d& args, TileRange tiles, std::byte* scratch) {
   const ConvGrid& g = args.grid;
+  Elem* image = reinterpret_cast<Elem*>(scratch);
+  float* partial = reinterpret_cast<float*>(scratch + g.image_bytes);
   for (int tile = tiles.begin; tile < tiles.end; ++tile) {
     const ConvWindow w = conv_window(g, tile);
-    fill_image(args.in, g, w, scratch);
+    fill_image(args.in, g, w, image);
     for (int phase = 0; phase < 4; ++phase) {
       const int down = phase / 2, right = phase % 2;
       const WindowProduct window{2, 2, down, right, args.phase[phase], args.bias};
-      window_product(g, w, window, scratch, [&](const PixelCursor& p) {
+      window_product(g, w, window, image, partial, [&](const PixelCursor& p) {
         const ptrdiff_t row = (static_cast<ptrdiff_t>(w.frame + p.frame()) * g.height + w.row + p.row()) * 2 + down;
-        return args.out.pixel(row * 2 * g.width + 2 * p.column() + right);
+        return args.out.pixel<Elem>(row * 2 * g.width + 2 * p.column() + right);
       });
     }
   }

@@ -6,9 +6,9 @@ namespace gaitcrafter {
 namespace {
 
 // One pixel of silu(x * gain * scale + shift) + residual.
-template <bool kResidual>
-GC_INLINE void activate_pixel(const float* x, Vec gain, const float* scale, const float* shift, const float* residual,
-                              int channels, float* y) {
+template <bool kResidual, class Out, class Added>
+GC_INLINE void activate_pixel(const Elem* x, Vec gain, const float* scale, const float* shift, const Added* residual,
+                              int channels, Out* y) {
   int c = 0;
   for (; c + kLanes <= channels; c += kLanes) {
     const Vec v = silu(load(x + c) * gain * load(scale + c) + load(shift + c));
@@ -20,8 +20,8 @@ GC_INLINE void activate_pixel(const float* x, Vec gain, const float* scale, cons
   store_first(y + c, kResidual ? v + load_first(residual + c, rest) : v, rest);
 }
 
-template <bool kResidual, class GainOf>
-void activate(const Tensor& in, const Tensor& out, const Tensor* residual, PixelRange range, GainOf gain) {
+template <bool kResidual, class Out, class Added, class GainOf>
+void activate_as(const Tensor& in, const Tensor& out, const Tensor* residual, PixelRange range, GainOf gain) {
   const ptrdiff_t sites = in.sites();
   ptrdiff_t pixel = range.begin;
   while (pixel < range.end) {
@@ -30,22 +30,32 @@ void activate(const Tensor& in, const Tensor& out, const Tensor* residual, Pixel
     const float* scale = in.pending.scale + frame * in.pending.frame_stride;
     const float* shift = in.pending.shift + frame * in.pending.frame_stride;
     for (; pixel < end; ++pixel) {
-      const float* x = in.pixel(pixel);
-      activate_pixel<kResidual>(x, gain(x), scale, shift, kResidual ? residual->pixel(pixel) : nullptr, in.channels,
-                                out.pixel(pixel));
+      const Elem* x = in.pixel<Elem>(pixel);
+      activate_pixel<kResidual>(x, gain(x), scale, shift, kResidual ? residual->pixel<Added>(pixel) : nullptr,
+                                in.channels, out.pixel<Out>(pixel));
     }
   }
 }
 
-void norm_silu(const NormSilu& args, PixelRange range) {
-  const auto gain = [](const float*) { return splat(1.0f); };
-  if (args.residual != nullptr)
-    activate<true>(args.in, args.out, args.residual, range, gain);
+// The result in the tensor's own type: the last block of an eps-model leaves fp32.
+template <class GainOf>
+GC_INLINE void activate(const Tensor& in, const Tensor& out, const Tensor* residual, PixelRange range, GainOf gain) {
+  if (residual == nullptr)
+    out.dtype == kElem ? activate_as<false, Elem, Elem>(in, out, nullptr, range, gain)
+                       : activate_as<false, float, Elem>(in, out, nullptr, range, gain);
+  else if (out.dtype == kElem)
+    activate_as<true, Elem, Elem>(in, out, residual, range, gain);
+  else if (residual->dtype == kElem)
+    activate_as<true, float, Elem>(in, out, residual, range, gain);
   else
-    activate<false>(args.in, args.out, nullptr, range, gain);
+    activate_as<true, float, float>(in, out, residual, range, gain);
 }
 
-GC_INLINE float inverse_norm(const float* x, int channels) {
+void norm_silu(const NormSilu& args, PixelRange range) {
+  activate(args.in, args.out, args.residual, range, [](const Elem*) { return splat(1.0f); });
+}
+
+GC_INLINE float inverse_norm(const Elem* x, int channels) {
   Vec sum = {};
   int c = 0;
   for (; c + kLanes <= channels; c += kLanes) sum += load(x + c) * load(x + c);
@@ -59,11 +69,8 @@ GC_INLINE float inverse_norm(const float* x, int channels) {
 
 void rms_norm_silu(const RmsNormSilu& args, PixelRange range) {
   const int channels = args.in.channels;
-  const auto gain = [channels](const float* x) { return splat(inverse_norm(x, channels)); };
-  if (args.residual != nullptr)
-    activate<true>(args.in, args.out, args.residual, range, gain);
-  else
-    activate<false>(args.in, args.out, nullptr, range, gain);
+  activate(args.in, args.out, args.residual, range,
+           [channels](const Elem* x) { return splat(inverse_norm(x, channels)); });
 }
 
 }  // namespace

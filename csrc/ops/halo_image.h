@@ -24,12 +24,12 @@ GC_INLINE ConvWindow conv_window(const ConvGrid& g, int tile) {
   return {frame, min_of(g.tile_frames, g.frames - frame), 0, g.height};
 }
 
-GC_INLINE void fill_zero(float* p, ptrdiff_t count) {
-  __builtin_memset(p, 0, static_cast<size_t>(count) * sizeof(float));
+GC_INLINE void fill_zero(Elem* p, ptrdiff_t count) {
+  __builtin_memset(p, 0, static_cast<size_t>(count) * sizeof(Elem));
 }
 
 template <bool kActivate>
-GC_INLINE void copy_pixel(const float* x, const float* scale, const float* shift, int channels, float* y) {
+GC_INLINE void copy_pixel(const Elem* x, const float* scale, const float* shift, int channels, Elem* y) {
   int c = 0;
   for (; c + kLanes <= channels; c += kLanes) {
     const Vec v = load(x + c);
@@ -43,18 +43,22 @@ GC_INLINE void copy_pixel(const float* x, const float* scale, const float* shift
 
 // Columns [-padding, image_width - padding) of image row `row` of a frame, channels [channel, channel + count).
 template <bool kActivate>
-void copy_row(const Tensor& in, const ConvGrid& g, int frame, int row, int channel, int count, float* y) {
+void copy_row(const Tensor& in, const ConvGrid& g, int frame, int row, int channel, int count, Elem* y) {
   const ptrdiff_t left = static_cast<ptrdiff_t>(g.padding) * count;
   const float* scale = kActivate ? in.pending.scale + frame * in.pending.frame_stride + channel : nullptr;
   const float* shift = kActivate ? in.pending.shift + frame * in.pending.frame_stride + channel : nullptr;
-  const float* x = in.pixel((static_cast<ptrdiff_t>(frame) * in.height + row) * in.width) + channel;
+  const Elem* x = in.pixel<Elem>((static_cast<ptrdiff_t>(frame) * in.height + row) * in.width) + channel;
   fill_zero(y, left);
-  for (int i = 0; i < in.width; ++i) copy_pixel<kActivate>(x + i * in.pitch, scale, shift, count, y + left + i * count);
+  if (!kActivate && in.pitch == count)
+    __builtin_memcpy(y + left, x, static_cast<size_t>(in.width) * count * sizeof(Elem));
+  else
+    for (int i = 0; i < in.width; ++i)
+      copy_pixel<kActivate>(x + i * in.pitch, scale, shift, count, y + left + i * count);
   fill_zero(y + left + static_cast<ptrdiff_t>(in.width) * count,
             static_cast<ptrdiff_t>(g.image_width - in.width) * count - left);
 }
 
-// Floats of one frame, and of one channel block, of a tile's image.
+// Elements of one frame, and of one channel block, of a tile's image.
 GC_INLINE ptrdiff_t image_frame(const ConvGrid& g, int rows) {
   return static_cast<ptrdiff_t>(g.image_rows(rows)) * g.image_width * g.channel_block;
 }
@@ -66,22 +70,25 @@ GC_INLINE int block_channels(const ConvGrid& g, int block) {
   return min_of(g.channel_block, g.channels - block * g.channel_block);
 }
 
-void fill_image(const Tensor& in, const ConvGrid& g, const ConvWindow& w, float* image) {
+// Where pairs are multiplied, the last step of a window row may reach past the image (product.h). What it meets there is
+// multiplied by zero, but may not be NaN.
+void fill_image(const Tensor& in, const ConvGrid& g, const ConvWindow& w, Elem* image) {
   const int rows = g.image_rows(w.rows);
   for (int block = 0; block < g.blocks; ++block) {
     const int count = block_channels(g, block), channel = block * g.channel_block;
-    const ptrdiff_t row_floats = static_cast<ptrdiff_t>(g.image_width) * count;
+    const ptrdiff_t row_elements = static_cast<ptrdiff_t>(g.image_width) * count;
     for (int f = 0; f < w.frames; ++f) {
-      float* y = image + block * image_block(g, w) + f * image_frame(g, w.rows);
-      for (int r = 0; r < rows; ++r, y += row_floats) {
+      Elem* y = image + block * image_block(g, w) + f * image_frame(g, w.rows);
+      for (int r = 0; r < rows; ++r, y += row_elements) {
         const int row = w.row * g.stride + r - g.padding;
         if (row < 0 || row >= in.height)
-          fill_zero(y, row_floats);
+          fill_zero(y, row_elements);
         else if (in.pending.scale != nullptr)
           copy_row<true>(in, g, w.frame + f, row, channel, count, y);
         else
           copy_row<false>(in, g, w.frame + f, row, channel, count, y);
       }
+      if (kPair > 1) fill_zero(y, kPair);  // past the frame; the next one overwrites it
     }
   }
 }

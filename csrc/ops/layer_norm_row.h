@@ -9,12 +9,13 @@ namespace {
 constexpr float kLayerNormEps = 1e-5f;
 
 // y = (x - mean) / sqrt(var + eps); y may be x.
-GC_INLINE void layer_norm_row(const float* x, int channels, float* y) {
+template <class Out>
+GC_INLINE void layer_norm_row(const Elem* x, int channels, Out* y) {
   const int whole = channels / kLanes * kLanes;
   Vec sum = {};
   for (int c = 0; c < whole; c += kLanes) sum += load(x + c);
   float total = sum_lanes(sum);
-  for (int c = whole; c < channels; ++c) total += x[c];
+  for (int c = whole; c < channels; ++c) total += to_float(x[c]);
   const float mean = total / static_cast<float>(channels);
   Vec squares = {};
   for (int c = 0; c < whole; c += kLanes) {
@@ -22,10 +23,10 @@ GC_INLINE void layer_norm_row(const float* x, int channels, float* y) {
     squares += d * d;
   }
   float variance = sum_lanes(squares);
-  for (int c = whole; c < channels; ++c) variance += (x[c] - mean) * (x[c] - mean);
+  for (int c = whole; c < channels; ++c) variance += (to_float(x[c]) - mean) * (to_float(x[c]) - mean);
   const float rstd = 1.0f / __builtin_sqrtf(variance / static_cast<float>(channels) + kLayerNormEps);
   for (int c = 0; c < whole; c += kLanes) store(y + c, (load(x + c) - splat(mean)) * splat(rstd));
-  for (int c = whole; c < channels; ++c) y[c] = (x[c] - mean) * rstd;
+  for (int c = whole; c < channels; ++c) assign(y[c], (to_float(x[c]) - mean) * rstd);
 }
 
 // Pixels of a few neighbouring sites in order of site, then frame; `next` gives the index and steps on.
@@ -51,17 +52,18 @@ class SiteCursor {
   int frames_, frame_ = 0, site_ = 0;
 };
 
-// Tokens [0, tokens) as columns of y: y[c * pitch + token]. Lanes from `tokens` to `pitch` are zero.
-// `cursor.next()` gives the tokens' pixels in turn; `row` holds one pixel.
+// Tokens [0, tokens) as columns of y, [channel / kPair][pitch][kPair]; lanes from `tokens` to `pitch` are zero.
+// `cursor.next()` gives the tokens' pixels in turn; `row` holds one pixel. Channels are a multiple of kPair.
 template <class Cursor>
-GC_INLINE void layer_norm_columns(int tokens, const Tensor& in, Cursor cursor, float* row, float* y, ptrdiff_t pitch) {
-  const int channels = in.channels;
+GC_INLINE void layer_norm_columns(int tokens, const Tensor& in, Cursor cursor, Elem* row, Elem* y, ptrdiff_t pitch) {
+  const int groups = in.channels / kPair;
   for (int token = 0; token < tokens; ++token) {
-    layer_norm_row(in.pixel(cursor.next()), channels, row);
-    for (int c = 0; c < channels; ++c) y[c * pitch + token] = row[c];
+    layer_norm_row(in.pixel<Elem>(cursor.next()), in.channels, row);
+    for (int c = 0; c < groups; ++c)
+      __builtin_memcpy(y + (c * pitch + token) * kPair, row + c * kPair, kPair * sizeof(Elem));
   }
-  for (int c = 0; c < channels; ++c)
-    for (ptrdiff_t i = tokens; i < pitch; ++i) y[c * pitch + i] = 0.0f;
+  for (int c = 0; c < groups; ++c)
+    __builtin_memset(y + (c * pitch + tokens) * kPair, 0, static_cast<size_t>(pitch - tokens) * kPair * sizeof(Elem));
 }
 
 }  // namespace

@@ -9,12 +9,19 @@ namespace gaitcrafter {
 extern const OpTable kOpsPortable;
 extern const OpTable kOpsAvx2;
 extern const OpTable kOpsAvx512;
+extern const OpTable kOpsAvx512Bf16;
 
-const OpTable& op_table(Isa isa) {
+const OpTable& op_table(Isa isa, Precision precision) {
   if (!isa_supported(isa)) {
     throw Error(Status::kCapability,
                 "the instruction set " + std::string(isa_name(isa)) + " is not available on this processor");
   }
+  if (!precision_supported(precision, isa)) {
+    throw Error(Status::kCapability, "precision " + std::string(precision_name(precision)) +
+                                         " needs a processor with avx512_bf16 and the instruction set avx512; this engine runs " +
+                                         std::string(isa_name(isa)) + "; use precision fp32 or auto");
+  }
+  if (precision == Precision::kBf16) return kOpsAvx512Bf16;
   switch (isa) {
     case Isa::kAvx2:
       return kOpsAvx2;

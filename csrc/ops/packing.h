@@ -1,4 +1,5 @@
 // How weights lie in memory: the K x N matrix of a product as column panels of a few vectors, each panel K rows long.
+// Where an instruction multiplies pairs (bfloat16), two rows of K lie interleaved: [k / 2][column][k % 2].
 #pragma once
 
 #include <cstddef>
@@ -21,9 +22,10 @@ GC_INLINE Panel panel_at(int index, int n, int lanes, int max_vectors) {
   return {first, last - first};
 }
 
-// Packed weights as the ops see them. Panel p starts at data + k * lanes * (its first vector).
+// Packed weights as the ops see them, in the element type of the op table. Panel p starts at data + k * lanes * (its
+// first vector). K is a multiple of pair_of.
 struct Packed {
-  const float* data = nullptr;
+  const void* data = nullptr;
   int k = 0, n = 0;
 };
 

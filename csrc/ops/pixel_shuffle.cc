@@ -24,20 +24,30 @@ void for_each_value(const Tensor& t, int patch, Visit visit) {
         }
 }
 
-}  // namespace
-
-void pixel_unshuffle(const float* clip, const float* map, int patch, const Tensor& out) {
+template <class E>
+void unshuffle_as(const float* clip, const float* map, int patch, const Tensor& out) {
   if (map == nullptr)
-    for_each_value(out, patch,
-                   [&](ptrdiff_t from, ptrdiff_t, ptrdiff_t pixel, int c) { out.pixel(pixel)[c] = clip[from]; });
+    for_each_value(out, patch, [&](ptrdiff_t from, ptrdiff_t, ptrdiff_t pixel, int c) {
+      assign(out.pixel<E>(pixel)[c], clip[from]);
+    });
   else
     for_each_value(out, patch, [&](ptrdiff_t from, ptrdiff_t at, ptrdiff_t pixel, int c) {
-      out.pixel(pixel)[c] = clip[from] + map[at];
+      assign(out.pixel<E>(pixel)[c], clip[from] + map[at]);
     });
 }
 
+}  // namespace
+
+void pixel_unshuffle(const float* clip, const float* map, int patch, const Tensor& out) {
+  if (out.dtype == DType::kF32)
+    unshuffle_as<float>(clip, map, patch, out);
+  else
+    unshuffle_as<Bf16>(clip, map, patch, out);
+}
+
 void pixel_shuffle(const Tensor& in, int patch, float* clip) {
-  for_each_value(in, patch, [&](ptrdiff_t to, ptrdiff_t, ptrdiff_t pixel, int c) { clip[to] = in.pixel(pixel)[c]; });
+  for_each_value(in, patch,
+                 [&](ptrdiff_t to, ptrdiff_t, ptrdiff_t pixel, int c) { clip[to] = in.pixel<float>(pixel)[c]; });
 }
 
 }  // namespace gaitcrafter

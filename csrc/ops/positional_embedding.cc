@@ -1,15 +1,26 @@
 #include "ops/positional_embedding.h"
 
 namespace gaitcrafter {
+namespace {
 
-void positional_embedding(const float* spatial, const float* frame, const Tensor& x) {
+template <class E>
+void add_positions(const float* spatial, const float* frame, const Tensor& x) {
   const ptrdiff_t sites = x.sites();
   for (int f = 0; f < x.frames; ++f)
     for (ptrdiff_t site = 0; site < sites; ++site) {
-      float* p = x.pixel(f * sites + site);
+      E* p = x.pixel<E>(f * sites + site);
       for (int c = 0; c < x.channels; ++c)
-        p[c] += frame[static_cast<ptrdiff_t>(f) * x.channels + c] + spatial[c * sites + site];
+        assign(p[c], to_float(p[c]) + frame[static_cast<ptrdiff_t>(f) * x.channels + c] + spatial[c * sites + site]);
     }
+}
+
+}  // namespace
+
+void positional_embedding(const float* spatial, const float* frame, const Tensor& x) {
+  if (x.dtype == DType::kF32)
+    add_positions<float>(spatial, frame, x);
+  else
+    add_positions<Bf16>(spatial, frame, x);
 }
 
 }  // namespace gaitcrafter

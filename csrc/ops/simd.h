@@ -7,8 +7,22 @@
 
 #include "ops/tensor.h"
 
+#if defined(GC_BF16)
+#include <immintrin.h>
+#endif
+
 namespace gaitcrafter {
 namespace {
+
+// What activations and weights are stored as, and multiplied as. Sums are fp32 everywhere.
+#if defined(GC_BF16)
+using Elem = Bf16;
+constexpr DType kElem = DType::kBf16;
+#else
+using Elem = float;
+constexpr DType kElem = DType::kF32;
+#endif
+constexpr int kPair = pair_of(kElem);
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
@@ -33,6 +47,27 @@ GC_INLINE Vec load(const float* p) {
 
 GC_INLINE void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
 
+#if defined(GC_BF16)
+GC_INLINE Vec load(const Bf16* p) {
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+}
+
+GC_INLINE void store(Bf16* p, Vec v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh((__m512)v));
+}
+
+GC_INLINE Vec load_first(const Bf16* p, int n) {
+  const __mmask16 mask = static_cast<__mmask16>((1u << n) - 1);
+  return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p)), 16);
+}
+
+GC_INLINE void store_first(Bf16* p, Vec v, int n) {
+  const __mmask16 mask = static_cast<__mmask16>((1u << n) - 1);
+  _mm256_mask_storeu_epi16(p, mask, (__m256i)_mm512_cvtneps_pbh((__m512)v));
+}
+#endif
+
 // The first n lanes; the others are zero and nothing past p + n is touched.
 GC_INLINE Vec load_first(const float* p, int n) {
   float lanes[kLanes] = {};
@@ -55,6 +90,27 @@ GC_INLINE Vec splat(float x) {
   return Vec{x, x, x, x};
 #endif
 }
+
+// One step of a product: kPair elements of a row of A, in every lane, times kPair rows of B.
+#if defined(GC_BF16)
+typedef __m512i Operand;
+
+GC_INLINE Operand load_operand(const Bf16* p) { return _mm512_loadu_si512(p); }
+GC_INLINE Operand splat_operand(const Bf16* p) {
+  int pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return _mm512_set1_epi32(pair);
+}
+GC_INLINE Vec multiply_add(Vec sum, Operand a, Operand b) {
+  return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+#else
+typedef Vec Operand;
+
+GC_INLINE Operand load_operand(const float* p) { return load(p); }
+GC_INLINE Operand splat_operand(const float* p) { return splat(*p); }
+GC_INLINE Vec multiply_add(Vec sum, Operand a, Operand b) { return sum + a * b; }
+#endif
 
 GC_INLINE Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
 GC_INLINE Vec minimum(Vec a, Vec b) { return a < b ? a : b; }

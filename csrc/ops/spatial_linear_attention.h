@@ -14,9 +14,9 @@ namespace gaitcrafter {
 struct SpatialLinearAttention {
   Tensor in, out;
   int heads = 0, dim = 0;
-  const float* q = nullptr;  // [heads * dim][C], gamma folded in
-  const float* kv =
-      nullptr;        // per head packed K = C, N = 2 * dim_padded: k, then v from column dim_padded; gamma folded in
+  const void* q = nullptr;  // [heads * dim][C], gamma folded in
+  // Per head packed K = C, N = 2 * dim_padded: k, then v from column dim_padded; gamma folded in.
+  const void* kv = nullptr;
   Packed out_weight;  // K = heads * dim
   const float* bias = nullptr;
 };

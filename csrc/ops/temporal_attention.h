@@ -9,7 +9,7 @@ namespace gaitcrafter {
 // Weights shared by the full attentions.
 struct AttentionWeights {
   int heads = 0, dim = 0;
-  const float* qkv = nullptr;  // [heads][3][dim][C]; the norm's gamma in all, dim^-0.5 in q
+  const void* qkv = nullptr;  // [heads][3][dim][C]; the norm's gamma in all, dim^-0.5 in q
   Packed out;                  // K = heads * dim
 };
 

@@ -1,4 +1,4 @@
-// What the ops work on: channels-last fp32 activations of one clip with a pitch.
+// What the ops work on: channels-last activations of one clip with a pitch, fp32 or bfloat16.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,24 @@
 
 namespace gaitcrafter {
 
-enum class DType : uint8_t { kF32 };
+enum class DType : uint8_t { kF32, kBf16 };
+
+// The upper half of a float. Conversions round to nearest even; NaN stays NaN.
+struct Bf16 {
+  uint16_t bits;
+};
+
+GC_INLINE float to_float(float x) { return x; }
+GC_INLINE float to_float(Bf16 x) { return __builtin_bit_cast(float, static_cast<uint32_t>(x.bits) << 16); }
+
+GC_INLINE void assign(float& y, float x) { y = x; }
+GC_INLINE void assign(Bf16& y, float x) {
+  const uint32_t u = __builtin_bit_cast(uint32_t, x);
+  const uint32_t quiet = u >> 16 | 0x40, rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16;
+  y.bits = static_cast<uint16_t>(x != x ? quiet : rounded);
+}
+
+GC_INLINE constexpr int bytes_of(DType type) { return type == DType::kF32 ? 4 : 2; }
 
 // Waits to be applied by whoever reads the tensor: silu(x * scale[c] + shift[c]). Null scale: nothing is pending.
 struct Affine {
@@ -19,10 +36,10 @@ struct Affine {
   ptrdiff_t frame_stride = 0;  // floats from one frame's vectors to the next; 0 if the whole clip shares them
 };
 
-// frames x height x width pixels of `channels` floats; `pitch` floats from one pixel to the next, so that a
+// frames x height x width pixels of `channels` elements; `pitch` elements from one pixel to the next, so that a
 // concatenation is two writers of one buffer.
 struct Tensor {
-  float* data = nullptr;
+  void* data = nullptr;
   int frames = 0, height = 0, width = 0, channels = 0;
   ptrdiff_t pitch = 0;
   DType dtype = DType::kF32;
@@ -31,7 +48,10 @@ struct Tensor {
 
   GC_INLINE ptrdiff_t sites() const { return static_cast<ptrdiff_t>(height) * width; }
   GC_INLINE ptrdiff_t pixels() const { return frames * sites(); }
-  GC_INLINE float* pixel(ptrdiff_t index) const { return data + index * pitch; }
+  template <class E>
+  GC_INLINE E* pixel(ptrdiff_t index) const {
+    return static_cast<E*>(data) + index * pitch;
+  }
 };
 
 // Tiles [begin, end) of an op's fixed grid. Every tile writes its own output and its own statistics slot, so any
@@ -52,5 +72,8 @@ GC_INLINE constexpr int max_of(int a, int b) { return a > b ? a : b; }
 
 // The widest vector of any instruction set; scratch is sized for it.
 inline constexpr int kWidestLanes = 16;
+
+// Elements of K that one step of a product takes: dot-product instructions work on a few at once.
+GC_INLINE constexpr int pair_of(DType operand) { return operand == DType::kF32 ? 1 : 2; }
 
 }  // namespace gaitcrafter

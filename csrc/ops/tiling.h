@@ -17,7 +17,7 @@ struct ConvGrid {
   int channels = 0, channel_block = 0, blocks = 0;  // input channels taken at once
   int image_width = 0;
   int batch = 0;  // Winograd's 4x4 patches that are transformed together; 0: direct convolution
-  size_t scratch_floats = 0;
+  size_t image_bytes = 0, scratch_bytes = 0;  // of the halo image, and of all scratch: sums lie after the image
 
   GC_INLINE bool winograd() const { return batch > 0; }
   // Rows of the halo image over `count` rows of a frame.
@@ -29,12 +29,12 @@ struct ConvGrid {
 
 // `height` and `width` are the output's. Kernel 4 with stride 2 is the downsampling; the transposed convolution uses
 // the grid of a 3x3 convolution over its input.
-ConvGrid conv_grid(int frames, int height, int width, int channels, int kernel, int stride);
+ConvGrid conv_grid(DType operand, int frames, int height, int width, int channels, int kernel, int stride);
 
 // Whether a 3x3 convolution at stride 1 is faster by winograd_grid.
 bool prefers_winograd(int height, int width, int channels);
 
-// Grid of a 3x3 convolution by Winograd's F(2x2, 3x3) (winograd.h).
+// Grid of a 3x3 convolution by Winograd's F(2x2, 3x3) (winograd.h), in fp32.
 ConvGrid winograd_grid(int frames, int height, int width, int channels);
 
 // Floats from one of the 16 matrices of a Winograd batch to the next; not a multiple of 4 KiB, so that the 16 streams
@@ -47,23 +47,75 @@ GC_INLINE constexpr ptrdiff_t winograd_stride(int batch, int columns) {
 int conv_channel_block(int channels);
 
 // Sites whose frames are worked on together by temporal attention.
-int temporal_attention_sites(int channels, int heads, int dim, int frames, int sites);
+int temporal_attention_sites(DType operand, int channels, int heads, int dim, int frames, int sites);
 // Tokens of one tile of linear attention.
-int linear_attention_tokens(int channels, int heads, int dim, int sites);
+int linear_attention_tokens(DType operand, int channels, int heads, int dim, int sites);
 // Sites of one tile of temporal convolution.
 int temporal_conv_sites(int channels, int frames, int sites);
 
-// Floats from one row of a [row][token] matrix to the next: room for a vector past the last token, and an odd number of
-// cache lines, so that a column of the matrix spreads over all sets of the L1 cache (with 1 KiB rows it would meet four
-// of them).
+// Elements from one row of a [row][token] matrix to the next: room for a vector past the last token, and an odd number
+// of cache lines, so that a column of the matrix spreads over all sets of the L1 cache (with 1 KiB rows it would meet
+// four of them).
 GC_INLINE constexpr ptrdiff_t token_pitch(int tokens) {
   return ((tokens + 2 * kWidestLanes - 1) / kWidestLanes | 1) * kWidestLanes;
 }
 
-// Scratch of one tile, in floats.
-size_t temporal_attention_scratch(int channels, int heads, int dim, int frames, int sites);
-size_t spatial_attention_scratch(int channels, int heads, int dim, int sites);
-size_t linear_attention_scratch(int channels, int heads, int dim, int sites);
-size_t temporal_conv_scratch(int channels, int frames, int sites);
+// Cuts scratch into arrays that begin on cache lines.
+class ScratchCursor {
+ public:
+  GC_INLINE constexpr size_t take(size_t count, size_t element) {
+    const size_t begin = bytes_;
+    bytes_ += (count * element + 63) / 64 * 64;
+    return begin;
+  }
+  GC_INLINE constexpr size_t bytes() const { return bytes_; }
+
+ private:
+  size_t bytes_ = 0;
+};
+
+// Scratch of softmax attention over `tokens` tokens of sequences of `length` (attention_product.h), in bytes. Products
+// take operands in the element type; what they leave is fp32. In fp32 both are the same array.
+struct AttentionLayout {
+  ptrdiff_t pitch = 0;
+  size_t x = 0, qkv = 0, operands = 0, output = 0, head_output = 0, scores = 0, weights = 0, row = 0, bytes = 0;
+};
+
+GC_INLINE constexpr AttentionLayout attention_layout(DType operand, int channels, int heads, int dim, int tokens,
+                                                     int length) {
+  constexpr size_t kBlock = 4 * kWidestLanes;
+  const size_t element = static_cast<size_t>(bytes_of(operand));
+  const bool convert = operand != DType::kF32;
+  AttentionLayout l;
+  ScratchCursor at;
+  l.pitch = token_pitch(tokens);
+  const size_t pitch = static_cast<size_t>(l.pitch), rows = static_cast<size_t>(dim);
+  l.x = at.take(static_cast<size_t>(channels) * pitch, element);
+  l.qkv = at.take(3 * rows * pitch, sizeof(float));
+  l.operands = at.take(convert ? 3 * rows * pitch : 0, element);
+  l.output = at.take(static_cast<size_t>(heads) * rows * pitch, element);
+  l.head_output = at.take(convert ? rows * pitch : 0, sizeof(float));
+  l.scores = at.take(static_cast<size_t>(length) * kBlock, sizeof(float));
+  l.weights = at.take(convert ? static_cast<size_t>(round_up(length, 2)) * kBlock : 0, element);
+  l.row = at.take(static_cast<size_t>(round_up(channels, kWidestLanes)) + kBlock, element);
+  l.bytes = at.bytes();
+  return l;
+}
+
+// Scratch of linear attention, in bytes.
+struct LinearAttentionLayout {
+  int tokens = 0, tiles = 0, dim_padded = 0;
+  ptrdiff_t pitch = 0;
+  size_t slots = 0, x = 0, kv = 0, kv_operands = 0, columns = 0, q = 0, q_operands = 0, context = 0, folded = 0,
+         folded_operands = 0, row = 0, bytes = 0;
+};
+
+LinearAttentionLayout linear_attention_layout(DType operand, int channels, int heads, int dim, int sites);
+
+// Scratch of one tile, in bytes.
+size_t temporal_attention_scratch(DType operand, int channels, int heads, int dim, int frames, int sites);
+size_t spatial_attention_scratch(DType operand, int channels, int heads, int dim, int sites);
+size_t linear_attention_scratch(DType operand, int channels, int heads, int dim, int sites);
+size_t temporal_conv_scratch(DType operand, int channels, int frames, int sites);
 
 }  // namespace gaitcrafter

@@ -35,9 +35,9 @@ void expect_rows_covered_once(const ConvGrid& g) {
 
 TEST(Tiling, ConvolutionTilesCoverEveryRowOnce) {
   for (const Shape& s : kShapes) {
-    expect_rows_covered_once(conv_grid(s.frames, s.height, s.width, s.channels, 3, 1));
-    expect_rows_covered_once(conv_grid(s.frames, s.height, s.width, s.channels, 7, 1));
-    expect_rows_covered_once(conv_grid(s.frames, s.height, s.width, s.channels, 4, 2));
+    expect_rows_covered_once(conv_grid(DType::kF32, s.frames, s.height, s.width, s.channels, 3, 1));
+    expect_rows_covered_once(conv_grid(DType::kF32, s.frames, s.height, s.width, s.channels, 7, 1));
+    expect_rows_covered_once(conv_grid(DType::kF32, s.frames, s.height, s.width, s.channels, 4, 2));
     expect_rows_covered_once(winograd_grid(s.frames, s.height, s.width, s.channels));
   }
 }
@@ -71,9 +71,9 @@ TEST(Tiling, TokenRowsSpreadOverTheCache) {
 }
 
 TEST(Tiling, AttentionTilesFillTheirVectorsWhereTheyCan) {
-  EXPECT_EQ(temporal_attention_sites(64, 8, 32, 30, 4096), 8);  // 240 tokens: 15 vectors of 16, none with a hole
-  EXPECT_EQ(temporal_attention_sites(64, 8, 32, 30, 1), 1);
-  EXPECT_GE(temporal_attention_sites(4096, 64, 256, 512, 16), 1);
+  EXPECT_EQ(temporal_attention_sites(DType::kF32, 64, 8, 32, 30, 4096), 8);  // 240 tokens: 15 vectors of 16, none with a hole
+  EXPECT_EQ(temporal_attention_sites(DType::kF32, 64, 8, 32, 30, 1), 1);
+  EXPECT_GE(temporal_attention_sites(DType::kF32, 4096, 64, 256, 512, 16), 1);
 }
 
 TEST(Packing, PanelsAreBalancedAndComplete) {

@@ -120,14 +120,14 @@ GC_INLINE void winograd_batch(const Conv2d& args, const ConvWindow& w, PatchCurs
     const ptrdiff_t m_stride = winograd_stride(g.batch, width);
     product.columns = width;
     for (int k = 0; k < 16; ++k, product.b += matrix)
-      panel_product<Layout::kRows>(product, count, [&](int i) {
-        return Row{v + k * v_stride + static_cast<ptrdiff_t>(i) * g.channels,
+      panel_product<Layout::kRows, float, float>(product, count, [&](int i) {
+        return Row<float, float>{v + k * v_stride + static_cast<ptrdiff_t>(i) * g.channels,
                    m + k * m_stride + static_cast<ptrdiff_t>(i) * width, nullptr};
       });
     PatchCursor p = begin;
     for (int i = 0; i < count; ++i, p.advance(w.rows, g.width)) {
       const ptrdiff_t row = static_cast<ptrdiff_t>(w.frame + p.frame) * g.height + w.row + p.row;
-      float* y = args.out.pixel(row * g.width + p.column) + column;
+      float* y = args.out.pixel<float>(row * g.width + p.column) + column;
       for (int n = 0; n < width; n += kLanes)
         combine_vector(m + static_cast<ptrdiff_t>(i) * width + n, m_stride, load(args.bias + column + n),
                        w.rows - p.row, g.width - p.column, columns - n, y + n, args.out.pitch,
@@ -136,14 +136,14 @@ GC_INLINE void winograd_batch(const Conv2d& args, const ConvWindow& w, PatchCurs
   }
 }
 
-GC_INLINE void winograd_product(const Conv2d& args, const ConvWindow& w, float* scratch) {
+// `v` is scratch for both sets of matrices.
+GC_INLINE void winograd_product(const Conv2d& args, const ConvWindow& w, const float* image, float* v) {
   const ConvGrid& g = args.grid;
   const int patches = w.frames * ceil_div(w.rows, 2) * ceil_div(g.width, 2);
-  float* v = scratch + g.tile_frames * image_frame(g, g.rows);
   float* m = v + 16 * winograd_stride(g.batch, g.channels);
   PatchCursor cursor{0, 0, 0};
   for (int first = 0; first < patches; first += g.batch)
-    winograd_batch(args, w, cursor, min_of(g.batch, patches - first), scratch, v, m);
+    winograd_batch(args, w, cursor, min_of(g.batch, patches - first), image, v, m);
 }
 
 }  // namespace

@@ -4,14 +4,14 @@
 
 namespace gaitcrafter {
 
-int PlanBuilder::new_buffer(size_t floats) {
-  plan_.buffers.push_back({floats * sizeof(float), -1, -1});
+int PlanBuilder::new_buffer(size_t bytes) {
+  plan_.buffers.push_back({bytes, -1, -1});
   return static_cast<int>(plan_.buffers.size()) - 1;
 }
 
-Value PlanBuilder::activation(int height, int width, int channels) {
-  Value v{-1, 0, config_.clip.frames, height, width, channels, channels};
-  v.buffer = new_buffer(static_cast<size_t>(v.pixels()) * static_cast<size_t>(channels));
+Value PlanBuilder::activation(int height, int width, int channels, DType dtype) {
+  Value v{-1, 0, config_.clip.frames, height, width, channels, channels, dtype};
+  v.buffer = new_buffer(static_cast<size_t>(v.pixels()) * static_cast<size_t>(channels) * bytes_of(dtype));
   return v;
 }
 
@@ -25,7 +25,7 @@ Value PlanBuilder::channels_of(const Value& whole, int first, int count) {
 AffineSlot PlanBuilder::new_affine(int channels) {
   const bool per_frame = config_.unet.norm == Norm::kGroupNorm && config_.unet.norm_scope == NormScope::kFrame;
   AffineSlot slot{-1, channels, per_frame ? config_.clip.frames : 1};
-  slot.buffer = new_buffer(static_cast<size_t>(2) * channels * slot.sets);
+  slot.buffer = new_buffer(static_cast<size_t>(2) * channels * slot.sets * sizeof(float));
   return slot;
 }
 
@@ -39,11 +39,11 @@ void PlanBuilder::touch(std::initializer_list<int> buffers) {
   }
 }
 
-void PlanBuilder::add(Node node, std::initializer_list<int> buffers, double multiply_adds, size_t scratch_floats) {
+void PlanBuilder::add(Node node, std::initializer_list<int> buffers, double multiply_adds, size_t scratch_bytes) {
   touch(buffers);
   plan_.nodes.push_back(std::move(node));
   plan_.flops += 2 * multiply_adds;
-  plan_.scratch_bytes = std::max(plan_.scratch_bytes, scratch_floats * sizeof(float));
+  plan_.scratch_bytes = std::max(plan_.scratch_bytes, scratch_bytes);
 }
 
 void PlanBuilder::unshuffle(const Value& out) { add(UnshuffleNode{out, config_.unet.patch}, {out.buffer}); }
@@ -59,11 +59,11 @@ void PlanBuilder::conv(const std::string& name, const Value& in, const Value& ou
   const TensorView weight = tensor(name + ".weight");
   node.in = in;
   node.out = out;
-  node.grid = conv_grid(out.frames, out.height, out.width, in.channels, static_cast<int>(weight.shape[2]), stride);
-  node.weight = pack_conv(shape_, weight);
-  node.bias = padded_vector(tensor(name + ".bias"));
+  node.grid = conv_grid(element_, out.frames, out.height, out.width, in.channels, static_cast<int>(weight.shape[2]), stride);
+  node.weight = pack_conv(packer_, weight);
+  node.bias = padded_vector(packer_, tensor(name + ".bias"));
   const double cost = static_cast<double>(out.pixels()) * node.weight.k * out.channels;
-  const size_t scratch = node.grid.scratch_floats;
+  const size_t scratch = node.grid.scratch_bytes;
   add(std::move(node), {in.buffer, out.buffer}, cost, scratch);
 }
 
@@ -71,17 +71,18 @@ void PlanBuilder::upsample(const std::string& name, const Value& in, const Value
   UpsampleNode node;
   node.in = in;
   node.out = out;
-  node.grid = conv_grid(in.frames, in.height, in.width, in.channels, 3, 1);
+  node.grid = conv_grid(element_, in.frames, in.height, in.width, in.channels, 3, 1);
   const TensorView weight = tensor(name + ".weight");
-  for (int phase = 0; phase < 4; ++phase) node.phase[phase] = pack_transposed_phase(shape_, weight, phase);
-  node.bias = padded_vector(tensor(name + ".bias"));
+  for (int phase = 0; phase < 4; ++phase) node.phase[phase] = pack_transposed_phase(packer_, weight, phase);
+  node.bias = padded_vector(packer_, tensor(name + ".bias"));
   const double cost = static_cast<double>(out.pixels()) * 4 * in.channels * out.channels;
-  const size_t scratch = node.grid.scratch_floats;
+  const size_t scratch = node.grid.scratch_bytes;
   add(std::move(node), {in.buffer, out.buffer}, cost, scratch);
 }
 
-void PlanBuilder::linear(const std::string& name, const Value& in, const Value& out) {
-  LinearNode node{in, out, pack_linear(shape_, tensor(name + ".weight")), padded_vector(tensor(name + ".bias"))};
+void PlanBuilder::linear(const std::string& name, const Value& in, const Value& out, bool fp32) {
+  const Packer& packer = fp32 ? fp32_packer_ : packer_;
+  LinearNode node{in, out, fp32, pack_linear(packer, tensor(name + ".weight")), padded_vector(packer, tensor(name + ".bias"))};
   add(std::move(node), {in.buffer, out.buffer}, static_cast<double>(out.pixels()) * in.channels * out.channels);
 }
 
@@ -91,16 +92,16 @@ PlanBuilder::Convolved PlanBuilder::block_conv(const std::string& name, const Va
   node.in = in;
   node.out = out;
   node.pending = pending;
-  const bool winograd = prefers_winograd(out.height, out.width, in.channels);
+  const bool winograd = element_ == DType::kF32 && prefers_winograd(out.height, out.width, in.channels);
   node.grid = winograd ? winograd_grid(out.frames, out.height, out.width, in.channels)
-                       : conv_grid(out.frames, out.height, out.width, in.channels, 3, 1);
+                       : conv_grid(element_, out.frames, out.height, out.width, in.channels, 3, 1);
   const TensorView weight = tensor(name + ".weight");
-  node.weight = winograd ? pack_winograd(shape_, weight) : pack_conv(shape_, weight);
-  node.bias = padded_vector(tensor(name + ".bias"));
-  if (config_.unet.norm == Norm::kGroupNorm) node.statistics = new_buffer(statistics_floats(node.grid, out.channels));
+  node.weight = winograd ? pack_winograd(packer_, weight) : pack_conv(packer_, weight);
+  node.bias = padded_vector(packer_, tensor(name + ".bias"));
+  if (config_.unet.norm == Norm::kGroupNorm) node.statistics = new_buffer(statistics_floats(node.grid, out.channels) * sizeof(float));
   const Convolved result{out, node.grid, node.statistics};
   const double cost = static_cast<double>(out.pixels()) * 9 * in.channels * out.channels;
-  const size_t scratch = node.grid.scratch_floats;
+  const size_t scratch = node.grid.scratch_bytes;
   const int affine = pending ? pending->buffer : -1;
   add(std::move(node), {in.buffer, out.buffer, result.statistics, affine}, cost, scratch);
   return result;
@@ -135,7 +136,7 @@ Value PlanBuilder::resnet_block(const std::string& name, const Value& in, int wi
   const Convolved first = block_conv(name + ".conv1", in, activation(in.height, in.width, width), std::nullopt);
   std::optional<AffineSlot> pending = norm_affine(name + ".norm1", first, film_offset);
   if (norm == Norm::kRmsNorm) {  // needs a pixel's channels together, so it cannot wait for the next convolution
-    add(NormNode{first.value, first.value, *pending, norm, std::nullopt, {}, {}},
+    add(NormNode{first.value, first.value, *pending, norm, std::nullopt, {}, nullptr},
         {first.value.buffer, pending->buffer});
     pending.reset();
   }
@@ -149,8 +150,8 @@ Value PlanBuilder::resnet_block(const std::string& name, const Value& in, int wi
   double cost = 0;
   const bool shortcut = in.channels != width;
   if (shortcut) {
-    last.shortcut = pack_linear(shape_, tensor(name + ".shortcut.weight"));
-    last.shortcut_bias = padded_vector(tensor(name + ".shortcut.bias"));
+    last.shortcut = pack_linear(packer_, tensor(name + ".shortcut.weight"));
+    last.shortcut_bias = padded_vector(packer_, tensor(name + ".shortcut.bias"));
     cost = static_cast<double>(in.pixels()) * in.channels * width;
   }
   last.out = destination ? *destination : shortcut ? activation(in.height, in.width, width) : second.value;
@@ -172,13 +173,13 @@ Value PlanBuilder::spatial_linear_attention(const std::string& name, const Value
   node.out = destination.value_or(in);
   node.heads = config_.unet.linear_heads;
   node.dim = config_.unet.linear_dim_head;
-  node.q = arrange_linear_q(qkv, gamma);
-  node.kv = arrange_linear_kv(shape_, qkv, gamma, node.heads);
-  node.to_out = pack_linear(shape_, tensor(name + ".to_out.weight"));
-  node.bias = padded_vector(tensor(name + ".to_out.bias"));
+  node.q = arrange_linear_q(packer_, qkv, gamma);
+  node.kv = arrange_linear_kv(packer_, qkv, gamma, node.heads);
+  node.to_out = pack_linear(packer_, tensor(name + ".to_out.weight"));
+  node.bias = padded_vector(packer_, tensor(name + ".to_out.bias"));
   const int hidden = node.heads * node.dim;
   const double cost = projection_cost(in, hidden) + static_cast<double>(in.pixels()) * 2 * hidden * node.dim;
-  const size_t scratch = linear_attention_scratch(in.channels, node.heads, node.dim, in.height * in.width);
+  const size_t scratch = linear_attention_scratch(element_, in.channels, node.heads, node.dim, in.height * in.width);
   const Value out = node.out;
   add(std::move(node), {in.buffer, out.buffer}, cost, scratch);
   return out;
@@ -191,19 +192,19 @@ Value PlanBuilder::temporal_attention(const std::string& name, const Value& in, 
   node.out = destination.value_or(in);
   node.heads = u.attention_heads;
   node.dim = u.attention_dim_head;
-  node.qkv = arrange_qkv(tensor(name + ".to_qkv.weight"), tensor(name + ".norm.gamma"), node.heads);
-  node.to_out = pack_linear(shape_, tensor(name + ".to_out.weight"));
+  node.qkv = arrange_qkv(packer_, tensor(name + ".to_qkv.weight"), tensor(name + ".norm.gamma"), node.heads);
+  node.to_out = pack_linear(packer_, tensor(name + ".to_out.weight"));
   const int frames = in.frames, sites = in.height * in.width;
   if (u.position_buckets > 0 && position_bias_ == nullptr) {
-    position_bias_ = std::make_shared<AlignedFloats>(
-        position_bias(tensor("position_bias.weight"), frames, u.position_max_distance, round_up(frames, kWidestLanes)));
+    position_bias_ = position_bias(plan_.weights, tensor("position_bias.weight"), frames, u.position_max_distance,
+                                   round_up(frames, kWidestLanes));
   }
   node.position_bias = position_bias_;
-  const int tile = temporal_attention_sites(in.channels, node.heads, node.dim, frames, sites);
-  if (u.rotary_dim > 0) node.rotary = rotary_tables(frames, u.rotary_dim, tile * frames);
+  const int tile = temporal_attention_sites(element_, in.channels, node.heads, node.dim, frames, sites);
+  if (u.rotary_dim > 0) node.rotary = rotary_tables(plan_.weights, frames, u.rotary_dim, tile * frames);
   const int hidden = node.heads * node.dim;
   const double cost = projection_cost(in, hidden) + static_cast<double>(in.pixels()) * 2 * hidden * frames;
-  const size_t scratch = temporal_attention_scratch(in.channels, node.heads, node.dim, frames, sites);
+  const size_t scratch = temporal_attention_scratch(element_, in.channels, node.heads, node.dim, frames, sites);
   const Value out = node.out;
   add(std::move(node), {in.buffer, out.buffer}, cost, scratch);
   return out;
@@ -215,11 +216,11 @@ Value PlanBuilder::spatial_attention(const std::string& name, const Value& in, D
   node.out = destination.value_or(in);
   node.heads = config_.unet.attention_heads;
   node.dim = config_.unet.attention_dim_head;
-  node.qkv = arrange_qkv(tensor(name + ".to_qkv.weight"), tensor(name + ".norm.gamma"), node.heads);
-  node.to_out = pack_linear(shape_, tensor(name + ".to_out.weight"));
+  node.qkv = arrange_qkv(packer_, tensor(name + ".to_qkv.weight"), tensor(name + ".norm.gamma"), node.heads);
+  node.to_out = pack_linear(packer_, tensor(name + ".to_out.weight"));
   const int hidden = node.heads * node.dim, sites = in.height * in.width;
   const double cost = projection_cost(in, hidden) + static_cast<double>(in.pixels()) * 2 * hidden * sites;
-  const size_t scratch = spatial_attention_scratch(in.channels, node.heads, node.dim, sites);
+  const size_t scratch = spatial_attention_scratch(element_, in.channels, node.heads, node.dim, sites);
   const Value out = node.out;
   add(std::move(node), {in.buffer, out.buffer}, cost, scratch);
   return out;
@@ -229,10 +230,10 @@ Value PlanBuilder::temporal_conv(const std::string& name, const Value& in, Desti
   TemporalConvNode node;
   node.in = in;
   node.out = destination.value_or(in);
-  node.weight = pack_temporal_conv(shape_, tensor(name + ".conv.weight"), tensor(name + ".norm.gamma"));
-  node.bias = padded_vector(tensor(name + ".conv.bias"));
+  node.weight = pack_temporal_conv(packer_, tensor(name + ".conv.weight"), tensor(name + ".norm.gamma"));
+  node.bias = padded_vector(packer_, tensor(name + ".conv.bias"));
   const double cost = static_cast<double>(in.pixels()) * 3 * in.channels * in.channels;
-  const size_t scratch = temporal_conv_scratch(in.channels, in.frames, in.height * in.width);
+  const size_t scratch = temporal_conv_scratch(element_, in.channels, in.frames, in.height * in.width);
   const Value out = node.out;
   add(std::move(node), {in.buffer, out.buffer}, cost, scratch);
   return out;

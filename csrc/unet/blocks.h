@@ -2,7 +2,6 @@
 #pragma once
 
 #include <initializer_list>
-#include <memory>
 #include <optional>
 #include <string>
 
@@ -12,11 +11,16 @@ namespace gaitcrafter {
 
 class PlanBuilder {
  public:
-  PlanBuilder(const ModelPackage& package, PanelShape shape)
-      : package_(package), config_(package.config()), shape_(shape) {}
+  PlanBuilder(const ModelPackage& package, const OpTable& ops, const OpTable& fp32)
+      : package_(package),
+        config_(package.config()),
+        element_(ops.element),
+        packer_(plan_.weights, ops),
+        fp32_packer_(plan_.weights, fp32) {}
 
-  // A new activation, and the channels [first, first + count) of one.
-  Value activation(int height, int width, int channels);
+  // A new activation (of the precision's type, if no other is asked for), and the channels [first, first + count) of one.
+  Value activation(int height, int width, int channels) { return activation(height, width, channels, element_); }
+  Value activation(int height, int width, int channels, DType dtype);
   static Value channels_of(const Value& whole, int first, int count);
 
   void unshuffle(const Value& out);
@@ -24,7 +28,7 @@ class PlanBuilder {
   void positional(const Value& value);
   void conv(const std::string& name, const Value& in, const Value& out, int stride);
   void upsample(const std::string& name, const Value& in, const Value& out);
-  void linear(const std::string& name, const Value& in, const Value& out);
+  void linear(const std::string& name, const Value& in, const Value& out, bool fp32);
 
   // Blocks return their output: `destination` if given, else a place of their own choice.
   using Destination = std::optional<Value>;
@@ -46,19 +50,20 @@ class PlanBuilder {
   };
 
   TensorView tensor(const std::string& name) const { return package_.tensor(name); }
-  int new_buffer(size_t floats);
+  int new_buffer(size_t bytes);
   AffineSlot new_affine(int channels);
   void touch(std::initializer_list<int> buffers);
-  void add(Node node, std::initializer_list<int> buffers, double multiply_adds = 0, size_t scratch_floats = 0);
+  void add(Node node, std::initializer_list<int> buffers, double multiply_adds = 0, size_t scratch_bytes = 0);
   Convolved block_conv(const std::string& name, const Value& in, const Value& out, std::optional<AffineSlot> pending);
   AffineSlot norm_affine(const std::string& name, const Convolved& convolved, ptrdiff_t film);
   double projection_cost(const Value& in, int hidden) const;
 
   const ModelPackage& package_;
   const ModelConfig& config_;
-  PanelShape shape_;
-  std::shared_ptr<const AlignedFloats> position_bias_;
   Plan plan_;
+  DType element_;
+  Packer packer_, fp32_packer_;
+  const float* position_bias_ = nullptr;
 };
 
 }  // namespace gaitcrafter

@@ -15,7 +15,8 @@ struct ForwardInputs {
   float* out = nullptr;  // like clip
 };
 
-// `workspace` has plan.workspace_bytes() bytes, 64-byte aligned. Allocates nothing.
-void run_plan(const Plan& plan, const OpTable& ops, const ForwardInputs& inputs, std::byte* workspace);
+// `ops` and `fp32` as for build_plan. `workspace` has plan.workspace_bytes() bytes, 64-byte aligned. Allocates nothing.
+void run_plan(const Plan& plan, const OpTable& ops, const OpTable& fp32, const ForwardInputs& inputs,
+              std::byte* workspace);
 
 }  // namespace gaitcrafter

@@ -6,10 +6,10 @@ namespace gaitcrafter {
 
 // Skips are written straight into the second half of the buffer that the way up reads as a concatenation; what comes
 // from below is written into the first half.
-Plan build_plan(const ModelPackage& package, PanelShape shape) {
+Plan build_plan(const ModelPackage& package, const OpTable& ops, const OpTable& fp32) {
   const ModelConfig& config = package.config();
   const UNetConfig& u = config.unet;
-  PlanBuilder b(package, shape);
+  PlanBuilder b(package, ops, fp32);
   const int levels = static_cast<int>(u.dim_mults.size());
   const auto width = [&](int i) { return i < 0 ? u.init_dim : u.dim * u.dim_mults[static_cast<size_t>(i)]; };
   const auto height_at = [&](int i) { return config.clip.height / u.patch >> i; };
@@ -51,9 +51,13 @@ Plan build_plan(const ModelPackage& package, PanelShape shape) {
     b.upsample(name + ".upsample", x, below(joins[static_cast<size_t>(i - 1)]));
   }
 
-  x = b.resnet_block("final_block", last, u.dim, false, std::nullopt);
-  const Value out = b.activation(height_at(0), width_at(0), u.channels * u.patch * u.patch);
-  b.linear("final_conv", x, out);
+  // Near t = T an eps-model's error is multiplied by up to 64,166 (docs/samplers.md): its last layer stays fp32.
+  const bool exact = config.diffusion.prediction == Prediction::kEps;
+  std::optional<Value> features;
+  if (exact) features = b.activation(height_at(0), width_at(0), u.dim, DType::kF32);
+  x = b.resnet_block("final_block", last, u.dim, false, features);
+  const Value out = b.activation(height_at(0), width_at(0), u.channels * u.patch * u.patch, DType::kF32);
+  b.linear("final_conv", x, out, exact);
   b.shuffle(out);
   return b.finish();
 }

@@ -1,7 +1,6 @@
 // The network of one model as a list of fused nodes over memory that is planned once.
 #pragma once
 
-#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -18,9 +17,10 @@ namespace gaitcrafter {
 // An activation: where it lies in its buffer, and its shape (ops/tensor.h).
 struct Value {
   int buffer = -1;
-  ptrdiff_t offset = 0;  // floats
+  ptrdiff_t offset = 0;  // elements
   int frames = 0, height = 0, width = 0, channels = 0;
   ptrdiff_t pitch = 0;
+  DType dtype = DType::kF32;
 
   ptrdiff_t pixels() const { return static_cast<ptrdiff_t>(frames) * height * width; }
 };
@@ -40,15 +40,15 @@ struct ConvNode {
   std::optional<AffineSlot> pending;
   int statistics = -1;  // buffer
   ConvGrid grid;
-  PackedWeights weight;
-  AlignedFloats bias;
+  Packed weight;
+  const float* bias = nullptr;
 };
 
 struct UpsampleNode {
   Value in, out;
   ConvGrid grid;
-  PackedWeights phase[4];
-  AlignedFloats bias;
+  Packed phase[4];
+  const float* bias = nullptr;
 };
 
 struct PositionalNode {
@@ -76,44 +76,45 @@ struct NormNode {
   AffineSlot affine;
   Norm norm = Norm::kGroupNorm;
   std::optional<Value> residual;
-  PackedWeights shortcut;  // empty: the residual itself
-  AlignedFloats shortcut_bias;
+  Packed shortcut;  // empty: the residual itself
+  const float* shortcut_bias = nullptr;
 };
 
 struct SpatialLinearAttentionNode {
   Value in, out;
   int heads, dim;
-  AlignedFloats q, kv;
-  PackedWeights to_out;
-  AlignedFloats bias;
+  const void *q = nullptr, *kv = nullptr;
+  Packed to_out;
+  const float* bias = nullptr;
 };
 
 struct TemporalAttentionNode {
   Value in, out;
   int heads, dim;
-  AlignedFloats qkv;
-  PackedWeights to_out;
-  std::shared_ptr<const AlignedFloats> position_bias;  // shared by all levels
+  const void* qkv = nullptr;
+  Packed to_out;
+  const float* position_bias = nullptr;  // shared by all levels
   RotaryTables rotary;
 };
 
 struct SpatialAttentionNode {
   Value in, out;
   int heads, dim;
-  AlignedFloats qkv;
-  PackedWeights to_out;
+  const void* qkv = nullptr;
+  Packed to_out;
 };
 
 struct TemporalConvNode {
   Value in, out;
-  PackedWeights weight;
-  AlignedFloats bias;
+  Packed weight;
+  const float* bias = nullptr;
 };
 
 struct LinearNode {
   Value in, out;
-  PackedWeights weight;
-  AlignedFloats bias;
+  bool fp32 = false;  // runs with fp32 operands, whatever the precision
+  Packed weight;
+  const float* bias = nullptr;
 };
 
 struct ShuffleNode {
@@ -133,6 +134,7 @@ struct FilmBlock {
 };
 
 struct Plan {
+  WeightStore weights;
   std::vector<Node> nodes;
   std::vector<Lifetime> buffers;
   Placement placement;
@@ -144,7 +146,8 @@ struct Plan {
   size_t workspace_bytes() const { return placement.bytes + scratch_bytes; }
 };
 
-// Throws std::bad_alloc. The package must outlive the plan.
-Plan build_plan(const ModelPackage& package, PanelShape shape);
+// A plan for `ops`; `fp32` is the table of the same instruction set that serves the layers that stay fp32.
+// Throws std::bad_alloc, kCapability if the precision does not take the model's widths. The package must outlive the plan.
+Plan build_plan(const ModelPackage& package, const OpTable& ops, const OpTable& fp32);
 
 }  // namespace gaitcrafter

@@ -10,15 +10,18 @@ namespace {
 
 class NativeUNet final : public UNet {
  public:
-  NativeUNet(std::shared_ptr<const ModelPackage> package, Isa isa)
+  NativeUNet(std::shared_ptr<const ModelPackage> package, Isa isa, Precision precision)
       : package_(std::move(package)),
         isa_(isa),
-        ops_(op_table(isa)),
-        plan_(build_plan(*package_, {ops_.lanes, ops_.max_vectors})),
+        precision_(precision),
+        ops_(op_table(isa, precision)),
+        fp32_(op_table(isa, Precision::kFp32)),
+        plan_(build_plan(*package_, ops_, fp32_)),
         map_floats_(input_map_floats(package_->config())) {}
 
   const ModelConfig& config() const override { return package_->config(); }
   Isa isa() const override { return isa_; }
+  Precision precision() const override { return precision_; }
 
   std::shared_ptr<const TimeTables> prepare_time(std::span<const int32_t> timesteps) const override {
     return std::make_shared<FilmTimeTables>(*package_, plan_, timesteps);
@@ -40,7 +43,7 @@ class NativeUNet final : public UNet {
     inputs.film_time = static_cast<const FilmTimeTables&>(time).step(step);
     inputs.film_condition = condition_state + map_floats_;
     inputs.out = out;
-    run_plan(plan_, ops_, inputs, workspace);
+    run_plan(plan_, ops_, fp32_, inputs, workspace);
   }
 
   double flops() const override { return plan_.flops; }
@@ -48,15 +51,17 @@ class NativeUNet final : public UNet {
  private:
   std::shared_ptr<const ModelPackage> package_;
   Isa isa_;
-  const OpTable& ops_;
+  Precision precision_;
+  const OpTable &ops_, &fp32_;
   Plan plan_;
   size_t map_floats_;
 };
 
 }  // namespace
 
-std::shared_ptr<const UNet> UNet::create(std::shared_ptr<const ModelPackage> package, Isa isa) {
-  return std::make_shared<NativeUNet>(std::move(package), isa);
+std::shared_ptr<const UNet> UNet::create(std::shared_ptr<const ModelPackage> package, Isa isa,
+                                           Precision precision) {
+  return std::make_shared<NativeUNet>(std::move(package), isa, precision);
 }
 
 }  // namespace gaitcrafter

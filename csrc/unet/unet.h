@@ -8,6 +8,7 @@
 #include <span>
 
 #include "core/isa.h"
+#include "core/precision.h"
 #include "model/package.h"
 
 namespace gaitcrafter {
@@ -32,11 +33,14 @@ class TimeTables {
 
 class UNet {
  public:
-  static std::shared_ptr<const UNet> create(std::shared_ptr<const ModelPackage> package, Isa isa);
+  // Throws kCapability if this processor lacks the instruction set or the precision.
+  static std::shared_ptr<const UNet> create(std::shared_ptr<const ModelPackage> package, Isa isa,
+                                            Precision precision = Precision::kFp32);
   virtual ~UNet() = default;
 
   virtual const ModelConfig& config() const = 0;
   virtual Isa isa() const = 0;
+  virtual Precision precision() const = 0;
 
   virtual std::shared_ptr<const TimeTables> prepare_time(std::span<const int32_t> timesteps) const = 0;
 

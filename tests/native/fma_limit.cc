@@ -47,7 +47,7 @@ __attribute__((target("avx512f,fma"), optimize("fp-contract=fast"))) double avx5
 void bind_fma_limit(pybind11::module_& m) {
   m.def("fma_limit", [](const std::string& isa) {
     double best = 0;
-    op_table(isa_named(isa));  // throws if this processor lacks it
+    op_table(isa_named(isa), Precision::kFp32);  // throws if this processor lacks it
     for (int i = 0; i < 3; ++i) best = std::max(best, isa == "avx512" ? avx512() : isa == "avx2" ? avx2() : portable());
     return best;
   });

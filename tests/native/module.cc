@@ -16,8 +16,8 @@ using Entries = std::vector<std::pair<int32_t, float>>;
 
 class RawUNet {
  public:
-  RawUNet(const std::string& folder, const std::string& isa)
-      : unet_(UNet::create(ModelPackage::open(folder), isa_named(isa))),
+  RawUNet(const std::string& folder, const std::string& isa, const std::string& precision)
+      : unet_(UNet::create(ModelPackage::open(folder), isa_named(isa), precision_named(precision).value())),
         workspace_(unet_->workspace_bytes() / sizeof(float) + 16) {}
 
   // x [C, F, H, W]; `labels` per axis name a list of (index, weight); `cond` [cond_dim].
@@ -68,10 +68,15 @@ PYBIND11_MODULE(_gc_test, m) {
   py::register_exception<gaitcrafter::Error>(m, "Error");
   m.def("isa_supported",
         [](const std::string& name) { return gaitcrafter::isa_supported(gaitcrafter::testing::isa_named(name)); });
+  m.def("precision_supported", [](const std::string& precision, const std::string& isa) {
+    return gaitcrafter::precision_supported(gaitcrafter::precision_named(precision).value(),
+                                            gaitcrafter::testing::isa_named(isa));
+  });
   gaitcrafter::testing::bind_ops(m);
   gaitcrafter::testing::bind_fma_limit(m);
   py::class_<RawUNet>(m, "UNet")
-      .def(py::init<const std::string&, const std::string&>(), py::arg("folder"), py::arg("isa"))
+      .def(py::init<const std::string&, const std::string&, const std::string&>(), py::arg("folder"), py::arg("isa"),
+           py::arg("precision") = "fp32")
       .def("forward", &RawUNet::forward, py::arg("x"), py::arg("timestep"),
            py::arg("labels") = std::map<std::string, std::vector<std::pair<int32_t, float>>>{},
            py::arg("cond") = py::none())

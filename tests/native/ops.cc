@@ -30,36 +30,34 @@ Affine pending(const MaybeArray& scale, const MaybeArray& shift) {
 
 Array conv2d(const std::string& isa, const Array& x, const Array& weight, const Array& bias, int stride,
              const MaybeArray& scale, const MaybeArray& shift, bool winograd) {
-  const Ops ops(isa);
-  Image in(x);
+  Ops ops(isa);
+  Image in = ops.image(x);
   const int kernel = static_cast<int>(weight.shape(2)), padding = stride == 1 ? kernel / 2 : 1;
   const auto size = [&](int n) { return (n + 2 * padding - kernel) / stride + 1; };
   const Tensor& t = in.tensor();
-  Image out(t.frames, size(t.height), size(t.width), static_cast<int>(weight.shape(0)));
+  Image out = ops.image(t.frames, size(t.height), size(t.width), static_cast<int>(weight.shape(0)));
   in.tensor().pending = pending(scale, shift);
-  const PackedWeights packed = winograd ? pack_winograd(ops.shape, view(weight)) : pack_conv(ops.shape, view(weight));
-  const AlignedFloats padded = padded_vector(view(bias));
+  const Packed packed = winograd ? pack_winograd(ops.packer, view(weight)) : pack_conv(ops.packer, view(weight));
+  const float* padded = padded_vector(ops.packer, view(bias));
   const ConvGrid grid = winograd ? winograd_grid(t.frames, t.height, t.width, t.channels)
-                                 : conv_grid(t.frames, size(t.height), size(t.width), t.channels, kernel, stride);
-  const Conv2d args{in.tensor(), out.tensor(), grid, packed.view(), padded.data()};
-  Scratch scratch(args.grid.scratch_floats);
+                                 : conv_grid(ops.table.element, t.frames, size(t.height), size(t.width), t.channels, kernel, stride);
+  const Conv2d args{in.tensor(), out.tensor(), grid, packed, padded};
+  Scratch scratch(args.grid.scratch_bytes);
   in_two(args.grid.tiles, [&](TileRange r) { ops.table.conv2d(args, r, scratch.data()); });
   scratch.check();
   return out.array();
 }
 
 Array conv_transpose2d(const std::string& isa, const Array& x, const Array& weight, const Array& bias) {
-  const Ops ops(isa);
-  Image in(x);
+  Ops ops(isa);
+  Image in = ops.image(x);
   const Tensor& t = in.tensor();
-  Image out(t.frames, 2 * t.height, 2 * t.width, static_cast<int>(weight.shape(1)));
-  ConvTranspose2d args{t, out.tensor(), conv_grid(t.frames, t.height, t.width, t.channels, 3, 1), {}, nullptr};
-  std::vector<PackedWeights> phases;
-  for (int phase = 0; phase < 4; ++phase) phases.push_back(pack_transposed_phase(ops.shape, view(weight), phase));
-  for (int phase = 0; phase < 4; ++phase) args.phase[phase] = phases[static_cast<size_t>(phase)].view();
-  const AlignedFloats padded = padded_vector(view(bias));
-  args.bias = padded.data();
-  Scratch scratch(args.grid.scratch_floats);
+  Image out = ops.image(t.frames, 2 * t.height, 2 * t.width, static_cast<int>(weight.shape(1)));
+  ConvTranspose2d args{t, out.tensor(), conv_grid(ops.table.element, t.frames, t.height, t.width, t.channels, 3, 1), {}, nullptr};
+  for (int phase = 0; phase < 4; ++phase) args.phase[phase] = pack_transposed_phase(ops.packer, view(weight), phase);
+  const float* padded = padded_vector(ops.packer, view(bias));
+  args.bias = padded;
+  Scratch scratch(args.grid.scratch_bytes);
   in_two(args.grid.tiles, [&](TileRange r) { ops.table.conv_transpose2d(args, r, scratch.data()); });
   scratch.check();
   return out.array();
@@ -67,15 +65,15 @@ Array conv_transpose2d(const std::string& isa, const Array& x, const Array& weig
 
 Array linear(const std::string& isa, const Array& x, const Array& weight, const Array& bias,
              const MaybeArray& residual) {
-  const Ops ops(isa);
-  Image in(x);
+  Ops ops(isa);
+  Image in = ops.image(x);
   const Tensor& t = in.tensor();
-  Image out(t.frames, t.height, t.width, static_cast<int>(weight.shape(0)));
-  const PackedWeights packed = pack_linear(ops.shape, view(weight));
-  const AlignedFloats padded = padded_vector(view(bias));
+  Image out = ops.image(t.frames, t.height, t.width, static_cast<int>(weight.shape(0)));
+  const Packed packed = pack_linear(ops.packer, view(weight));
+  const float* padded = padded_vector(ops.packer, view(bias));
   std::optional<Image> added;
-  if (residual) added.emplace(*residual);
-  ops.table.linear({t, out.tensor(), packed.view(), padded.data(), added ? &added->tensor() : nullptr}, all(t));
+  if (residual) added.emplace(ops.table.element, *residual);
+  ops.table.linear({t, out.tensor(), packed, padded, added ? &added->tensor() : nullptr}, all(t));
   return out.array();
 }
 
@@ -83,19 +81,19 @@ Array linear(const std::string& isa, const Array& x, const Array& weight, const 
 Array conv_group_norm_silu(const std::string& isa, const Array& x, const Array& weight, const Array& bias,
                            const Array& norm_weight, const Array& norm_bias, int groups, const std::string& scope,
                            const MaybeArray& film, const MaybeArray& residual, bool winograd) {
-  const Ops ops(isa);
-  Image in(x);
+  Ops ops(isa);
+  Image in = ops.image(x);
   const Tensor& t = in.tensor();
   const int channels = static_cast<int>(weight.shape(0));
-  Image mid(t.frames, t.height, t.width, channels), out(t.frames, t.height, t.width, channels);
-  const PackedWeights packed = winograd ? pack_winograd(ops.shape, view(weight)) : pack_conv(ops.shape, view(weight));
-  const AlignedFloats padded = padded_vector(view(bias));
+  Image mid = ops.image(t.frames, t.height, t.width, channels), out = ops.image(t.frames, t.height, t.width, channels);
+  const Packed packed = winograd ? pack_winograd(ops.packer, view(weight)) : pack_conv(ops.packer, view(weight));
+  const float* padded = padded_vector(ops.packer, view(bias));
   const ConvGrid grid = winograd ? winograd_grid(t.frames, t.height, t.width, t.channels)
-                                 : conv_grid(t.frames, t.height, t.width, t.channels, 3, 1);
-  Conv2d conv{t, mid.tensor(), grid, packed.view(), padded.data()};
+                                 : conv_grid(ops.table.element, t.frames, t.height, t.width, t.channels, 3, 1);
+  Conv2d conv{t, mid.tensor(), grid, packed, padded};
   std::vector<float> statistics(statistics_floats(conv.grid, channels));
   conv.out.statistics = statistics.data();
-  Scratch scratch(conv.grid.scratch_floats);
+  Scratch scratch(conv.grid.scratch_bytes);
   in_two(conv.grid.tiles, [&](TileRange r) { ops.table.conv2d(conv, r, scratch.data()); });
   scratch.check();
 
@@ -113,7 +111,7 @@ Array conv_group_norm_silu(const std::string& isa, const Array& x, const Array& 
   NormSilu args{mid.tensor(), out.tensor(), nullptr};
   args.in.pending = {scale.data(), shift.data(), per_frame ? channels : 0};
   std::optional<Image> added;
-  if (residual) args.residual = &added.emplace(*residual).tensor();
+  if (residual) args.residual = &added.emplace(ops.table.element, *residual).tensor();
   ops.table.norm_silu(args, {t.pixels() / 3, t.pixels()});
   ops.table.norm_silu(args, {0, t.pixels() / 3});
   return out.array();
@@ -121,25 +119,25 @@ Array conv_group_norm_silu(const std::string& isa, const Array& x, const Array& 
 
 Array rms_norm_silu(const std::string& isa, const Array& x, const Array& gamma, const MaybeArray& film,
                     const MaybeArray& residual) {
-  const Ops ops(isa);
-  Image in(x);
+  Ops ops(isa);
+  Image in = ops.image(x);
   const Tensor& t = in.tensor();
-  Image out(t.frames, t.height, t.width, t.channels);
+  Image out = ops.image(t.frames, t.height, t.width, t.channels);
   std::vector<float> scale(static_cast<size_t>(t.channels)), shift(scale.size());
   rms_norm_affine(gamma.data(), t.channels, {film ? film->data() : nullptr, nullptr}, scale.data(), shift.data());
   RmsNormSilu args{t, out.tensor(), nullptr};
   args.in.pending = {scale.data(), shift.data(), 0};
   std::optional<Image> added;
-  if (residual) args.residual = &added.emplace(*residual).tensor();
+  if (residual) args.residual = &added.emplace(ops.table.element, *residual).tensor();
   ops.table.rms_norm_silu(args, all(t));
   return out.array();
 }
 
 Array channel_layer_norm(const std::string& isa, const Array& x, const Array& gamma) {
-  const Ops ops(isa);
-  Image in(x);
+  Ops ops(isa);
+  Image in = ops.image(x);
   const Tensor& t = in.tensor();
-  Image out(t.frames, t.height, t.width, t.channels);
+  Image out = ops.image(t.frames, t.height, t.width, t.channels);
   ops.table.channel_layer_norm({t, out.tensor(), gamma.data()}, all(t));
   return out.array();
 }
@@ -147,33 +145,30 @@ Array channel_layer_norm(const std::string& isa, const Array& x, const Array& ga
 // in + attention(layer_norm(in)); `table` is the position bias [buckets, heads].
 Array temporal_attention(const std::string& isa, const Array& x, const Array& gamma, const Array& to_qkv,
                          const Array& to_out, int heads, const MaybeArray& table, int max_distance, int rotary_dim) {
-  const Ops ops(isa);
-  Image in(x);
+  Ops ops(isa);
+  Image in = ops.image(x);
   const Tensor& t = in.tensor();
-  Image out(t.frames, t.height, t.width, t.channels);
+  Image out = ops.image(t.frames, t.height, t.width, t.channels);
   const int dim = static_cast<int>(to_qkv.shape(0)) / (3 * heads), sites = static_cast<int>(t.sites());
-  const AlignedFloats qkv = arrange_qkv(view(to_qkv), view(gamma), heads);
-  const PackedWeights packed = pack_linear(ops.shape, view(to_out));
+  const void* qkv = arrange_qkv(ops.packer, view(to_qkv), view(gamma), heads);
+  const Packed packed = pack_linear(ops.packer, view(to_out));
   TemporalAttention args;
   args.in = t;
   args.out = out.tensor();
-  args.weights = {heads, dim, qkv.data(), packed.view()};
-  AlignedFloats bias;
+  args.weights = {heads, dim, qkv, packed};
   args.bias_pitch = round_up(t.frames, kWidestLanes);
   if (table) {
-    bias = position_bias(view(*table), t.frames, max_distance, static_cast<int>(args.bias_pitch));
-    args.bias = bias.data();
+    args.bias = position_bias(ops.packer.store, view(*table), t.frames, max_distance, static_cast<int>(args.bias_pitch));
   }
-  const int tile = temporal_attention_sites(t.channels, heads, dim, t.frames, sites);
-  RotaryTables rotary;
+  const int tile = temporal_attention_sites(ops.table.element, t.channels, heads, dim, t.frames, sites);
   if (rotary_dim > 0) {
-    rotary = rotary_tables(t.frames, rotary_dim, tile * t.frames);
-    args.cos = rotary.cos.data();
-    args.sin = rotary.sin.data();
+    const RotaryTables rotary = rotary_tables(ops.packer.store, t.frames, rotary_dim, tile * t.frames);
+    args.cos = rotary.cos;
+    args.sin = rotary.sin;
     args.rotary_pitch = rotary.pitch;
     args.rotary_dim = rotary_dim;
   }
-  Scratch scratch(temporal_attention_scratch(t.channels, heads, dim, t.frames, sites));
+  Scratch scratch(temporal_attention_scratch(ops.table.element, t.channels, heads, dim, t.frames, sites));
   in_two(ceil_div(sites, tile), [&](TileRange r) { ops.table.temporal_attention(args, r, scratch.data()); });
   scratch.check();
   return out.array();
@@ -182,14 +177,14 @@ Array temporal_attention(const std::string& isa, const Array& x, const Array& ga
 // In place, like the network runs it.
 Array spatial_attention(const std::string& isa, const Array& x, const Array& gamma, const Array& to_qkv,
                         const Array& to_out, int heads) {
-  const Ops ops(isa);
-  Image in(x);
+  Ops ops(isa);
+  Image in = ops.image(x);
   const Tensor& t = in.tensor();
   const int dim = static_cast<int>(to_qkv.shape(0)) / (3 * heads);
-  const AlignedFloats qkv = arrange_qkv(view(to_qkv), view(gamma), heads);
-  const PackedWeights packed = pack_linear(ops.shape, view(to_out));
-  Scratch scratch(spatial_attention_scratch(t.channels, heads, dim, static_cast<int>(t.sites())));
-  const SpatialAttention args{t, t, {heads, dim, qkv.data(), packed.view()}};
+  const void* qkv = arrange_qkv(ops.packer, view(to_qkv), view(gamma), heads);
+  const Packed packed = pack_linear(ops.packer, view(to_out));
+  Scratch scratch(spatial_attention_scratch(ops.table.element, t.channels, heads, dim, static_cast<int>(t.sites())));
+  const SpatialAttention args{t, t, {heads, dim, qkv, packed}};
   in_two(t.frames, [&](TileRange r) { ops.table.spatial_attention(args, r, scratch.data()); });
   scratch.check();
   return in.array();
@@ -197,16 +192,16 @@ Array spatial_attention(const std::string& isa, const Array& x, const Array& gam
 
 Array spatial_linear_attention(const std::string& isa, const Array& x, const Array& gamma, const Array& to_qkv,
                                const Array& to_out, const Array& to_out_bias, int heads) {
-  const Ops ops(isa);
-  Image in(x);
+  Ops ops(isa);
+  Image in = ops.image(x);
   const Tensor& t = in.tensor();
   const int dim = static_cast<int>(to_qkv.shape(0)) / (3 * heads);
-  const AlignedFloats q = arrange_linear_q(view(to_qkv), view(gamma)),
-                      kv = arrange_linear_kv(ops.shape, view(to_qkv), view(gamma), heads);
-  const PackedWeights packed = pack_linear(ops.shape, view(to_out));
-  const AlignedFloats padded = padded_vector(view(to_out_bias));
-  Scratch scratch(linear_attention_scratch(t.channels, heads, dim, static_cast<int>(t.sites())));
-  const SpatialLinearAttention args{t, t, heads, dim, q.data(), kv.data(), packed.view(), padded.data()};
+  const void* q = arrange_linear_q(ops.packer, view(to_qkv), view(gamma));
+  const void* kv = arrange_linear_kv(ops.packer, view(to_qkv), view(gamma), heads);
+  const Packed packed = pack_linear(ops.packer, view(to_out));
+  const float* padded = padded_vector(ops.packer, view(to_out_bias));
+  Scratch scratch(linear_attention_scratch(ops.table.element, t.channels, heads, dim, static_cast<int>(t.sites())));
+  const SpatialLinearAttention args{t, t, heads, dim, q, kv, packed, padded};
   in_two(t.frames, [&](TileRange r) { ops.table.spatial_linear_attention(args, r, scratch.data()); });
   scratch.check();
   return in.array();
@@ -214,14 +209,14 @@ Array spatial_linear_attention(const std::string& isa, const Array& x, const Arr
 
 Array temporal_conv(const std::string& isa, const Array& x, const Array& gamma, const Array& weight,
                     const Array& bias) {
-  const Ops ops(isa);
-  Image in(x);
+  Ops ops(isa);
+  Image in = ops.image(x);
   const Tensor& t = in.tensor();
   const int sites = static_cast<int>(t.sites()), tile = temporal_conv_sites(t.channels, t.frames, sites);
-  const PackedWeights packed = pack_temporal_conv(ops.shape, view(weight), view(gamma));
-  const AlignedFloats padded = padded_vector(view(bias));
-  Scratch scratch(temporal_conv_scratch(t.channels, t.frames, sites));
-  const TemporalConv args{t, t, packed.view(), padded.data()};
+  const Packed packed = pack_temporal_conv(ops.packer, view(weight), view(gamma));
+  const float* padded = padded_vector(ops.packer, view(bias));
+  Scratch scratch(temporal_conv_scratch(ops.table.element, t.channels, t.frames, sites));
+  const TemporalConv args{t, t, packed, padded};
   in_two(ceil_div(sites, tile), [&](TileRange r) { ops.table.temporal_conv(args, r, scratch.data()); });
   scratch.check();
   return in.array();
@@ -229,14 +224,14 @@ Array temporal_conv(const std::string& isa, const Array& x, const Array& gamma, 
 
 // clip [C, F, H, W] to [F, H / p, W / p, C p^2], and back.
 Array unshuffle(const Array& clip, const MaybeArray& map, int patch) {
-  Image out(static_cast<int>(clip.shape(1)), static_cast<int>(clip.shape(2)) / patch,
+  Image out(DType::kF32, static_cast<int>(clip.shape(1)), static_cast<int>(clip.shape(2)) / patch,
             static_cast<int>(clip.shape(3)) / patch, static_cast<int>(clip.shape(0)) * patch * patch);
   pixel_unshuffle(clip.data(), map ? map->data() : nullptr, patch, out.tensor());
   return out.array();
 }
 
 Array shuffle(const Array& x, int patch) {
-  Image in(x);
+  Image in(DType::kF32, x);
   const Tensor& t = in.tensor();
   Array clip({t.channels / (patch * patch), t.frames, t.height * patch, t.width * patch});
   pixel_shuffle(t, patch, clip.mutable_data());
@@ -244,7 +239,7 @@ Array shuffle(const Array& x, int patch) {
 }
 
 Array positional(const Array& x, const Array& spatial, const Array& frame) {
-  Image in(x);
+  Image in(DType::kF32, x);
   positional_embedding(spatial.data(), frame.data(), in.tensor());
   return in.array();
 }

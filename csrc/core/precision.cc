@@ -1,0 +1,22 @@
+#include "core/precision.h"
+
+namespace gaitcrafter {
+
+std::string_view precision_name(Precision precision) { return precision == Precision::kBf16 ? "bf16" : "fp32"; }
+
+std::optional<Precision> precision_named(std::string_view name) {
+  for (const Precision p : {Precision::kFp32, Precision::kBf16})
+    if (precision_name(p) == name) return p;
+  return std::nullopt;
+}
+
+bool precision_supported(Precision precision, Isa isa) {
+  if (!isa_supported(isa)) return false;
+  return precision == Precision::kFp32 || (isa == Isa::kAvx512 && bf16_products_supported());
+}
+
+Precision best_precision(Isa isa) {
+  return precision_supported(Precision::kBf16, isa) ? Precision::kBf16 : Precision::kFp32;
+}
+
+}  // namespace gaitcrafter
