@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <new>
+#include <optional>
 #include <string>
 
 #include "capi/translate.h"
@@ -89,7 +90,7 @@ void fill_info(const Engine& engine, gc_info& info) {
   info.name = c.name.c_str();
   info.model_sha256 = engine.package().sha256().c_str();
   info.device = "cpu";
-  info.precision = "fp32";
+  info.precision = precision_name(engine.unet().precision()).data();  // a literal, so it ends with a zero
   info.isa = literal(engine.unet().isa());
   info.training_data = c.training_data.c_str();
   info.training_data_terms = c.training_data_terms.c_str();
@@ -219,6 +220,17 @@ gc_status gc_isa(const char** name) {
 
 gc_status gc_isa_supported(const char* name, int* supported) {
   return guarded([&] { given(supported, "supported") = isa_supported(isa_named(&given(name, "name"))) ? 1 : 0; });
+}
+
+gc_status gc_precision_supported(const char* name, int* supported) {
+  return guarded([&] {
+    const std::string wanted = &given(name, "name");
+    const std::optional<Precision> precision = precision_named(wanted);
+    if (!precision) {
+      throw Error(Status::kInvalidRequest, "precision is \"" + wanted + "\"; allowed are \"fp32\" and \"bf16\"");
+    }
+    given(supported, "supported") = precision_supported(*precision, choose_isa()) ? 1 : 0;
+  });
 }
 
 }  // extern "C"

@@ -264,6 +264,9 @@ TEST(CApiFree, ConfigAndIsa) {
   ASSERT_EQ(gc_isa_supported("portable", &supported), GC_OK);
   EXPECT_EQ(supported, 1);
   EXPECT_STATUS(gc_isa_supported("sse9", &supported), GC_INVALID_REQUEST, "sse9");
+  ASSERT_EQ(gc_precision_supported("fp32", &supported), GC_OK);
+  EXPECT_EQ(supported, 1);
+  EXPECT_STATUS(gc_precision_supported("fp8", &supported), GC_INVALID_REQUEST, "fp8");
 }
 
 }  // namespace

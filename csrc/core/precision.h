@@ -8,7 +8,8 @@
 
 namespace gaitcrafter {
 
-// kBf16: bfloat16 activations and weights; sums, statistics, softmax, the sampler and an eps-model's last layer are fp32.
+// kBf16: bfloat16 activations and weights; sums, statistics, softmax, the sampler and an eps-model's last layer are
+// fp32.
 enum class Precision : int { kFp32 = 0, kBf16 = 1 };
 
 // "fp32", "bf16".

@@ -33,14 +33,20 @@ void check_options(const EngineOptions& o) {
     throw Error(Status::kCapability,
                 "device \"" + o.device + "\" is not in this build of the native engine; use \"cpu\"");
   }
-  if (o.precision != "auto" && o.precision != "fp32") {
-    throw Error(Status::kCapability,
-                "precision \"" + o.precision + "\" is not in this build; the CPU engine runs \"fp32\" (or \"auto\")");
+  if (o.precision != "auto" && !precision_named(o.precision)) {
+    refuse("precision is \"" + o.precision + "\"; allowed are \"auto\", \"fp32\" and \"bf16\"");
   }
   if (o.threads < 0 || o.threads > kMaxThreads) {
     refuse("threads is " + std::to_string(o.threads) + "; allowed are 1 to " + std::to_string(kMaxThreads) +
            ", or 0 for one per processor");
   }
+}
+
+// "auto" is the fastest that this processor, this instruction set and the model's widths allow.
+Precision precision_from(const std::string& name, Isa isa, const UNetConfig& unet) {
+  if (name != "auto") return *precision_named(name);
+  const Precision best = best_precision(isa);
+  return widths_suit(unet, best) ? best : Precision::kFp32;
 }
 
 std::string mebibytes(uint64_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB"; }
@@ -74,7 +80,7 @@ Engine::Engine(const std::string& path, const EngineOptions& options) : owner_(:
   package_ = ModelPackage::open(path);
   const ModelConfig& c = package_->config();
   clip_floats_ = size_t(c.unet.channels) * size_t(c.clip.frames) * size_t(c.clip.height) * size_t(c.clip.width);
-  unet_ = UNet::create(package_, isa);
+  unet_ = UNet::create(package_, isa, precision_from(options.precision, isa, c.unet));
   const int threads = options.threads > 0 ? options.threads : std::min(available_processors(), kMaxThreads);
   pool_ = std::make_unique<Pool>(threads);
 }

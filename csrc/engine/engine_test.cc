@@ -341,7 +341,8 @@ TEST_F(EngineTest, RefusesBadOptions) {
     Engine engine(path_, o);
   };
   EXPECT_ERROR(open([](auto& o) { o.device = "cuda"; }), kCapability, "device \"cuda\"");
-  EXPECT_ERROR(open([](auto& o) { o.precision = "bf16"; }), kCapability, "precision \"bf16\"");
+  EXPECT_ERROR(open([](auto& o) { o.precision = "fp8"; }), kInvalidRequest, "precision is \"fp8\"");
+  EXPECT_ERROR(open([](auto& o) { o.isa = "portable", o.precision = "bf16"; }), kCapability, "avx512_bf16");
   EXPECT_ERROR(open([](auto& o) { o.isa = "neon"; }), kInvalidRequest, "isa is \"neon\"");
   EXPECT_ERROR(open([](auto& o) { o.threads = -1; }), kInvalidRequest, "threads is -1");
   EXPECT_ERROR(open([](auto& o) { o.threads = 257; }), kInvalidRequest, "threads is 257");

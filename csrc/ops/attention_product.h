@@ -43,10 +43,18 @@ GC_INLINE AttentionTile attention_tile(int sequences, int length, int channels, 
   const AttentionLayout l = attention_layout(kElem, channels, w.heads, w.dim, sequences * length, length);
   const auto elements = [&](size_t at) { return reinterpret_cast<Elem*>(scratch + at); };
   const auto floats = [&](size_t at) { return reinterpret_cast<float*>(scratch + at); };
-  return {sequences,          length,           channels,
-          l.pitch,            elements(l.x),    floats(l.qkv),
-          elements(l.operands), elements(l.output), floats(l.head_output),
-          floats(l.scores),   elements(l.weights), elements(l.row)};
+  return {sequences,
+          length,
+          channels,
+          l.pitch,
+          elements(l.x),
+          floats(l.qkv),
+          elements(l.operands),
+          elements(l.output),
+          floats(l.head_output),
+          floats(l.scores),
+          elements(l.weights),
+          elements(l.row)};
 }
 
 // c[row][token] = sum_k a[row][k] b[k][token] for whole vectors of tokens.

@@ -14,7 +14,8 @@ void direct_product(const Conv2d& args, const ConvWindow& w, const Elem* image, 
   const ptrdiff_t corner = (static_cast<ptrdiff_t>(w.frame) * g.height + w.row) * g.width;
   const WindowProduct window{g.kernel, g.kernel, 0, 0, args.weight, args.bias};
   window_product(g, w, window, image, partial, [&](const PixelCursor& p) {
-    return args.out.pixel<Elem>(corner + (static_cast<ptrdiff_t>(p.frame()) * g.height + p.row()) * g.width + p.column());
+    return args.out.pixel<Elem>(corner + (static_cast<ptrdiff_t>(p.frame()) * g.height + p.row()) * g.width +
+                                p.column());
   });
 }
 

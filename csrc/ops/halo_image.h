@@ -70,8 +70,8 @@ GC_INLINE int block_channels(const ConvGrid& g, int block) {
   return min_of(g.channel_block, g.channels - block * g.channel_block);
 }
 
-// Where pairs are multiplied, the last step of a window row may reach past the image (product.h). What it meets there is
-// multiplied by zero, but may not be NaN.
+// Where pairs are multiplied, the last step of a window row may reach past the image (product.h). What it meets there
+// is multiplied by zero, but may not be NaN.
 void fill_image(const Tensor& in, const ConvGrid& g, const ConvWindow& w, Elem* image) {
   const int rows = g.image_rows(w.rows);
   for (int block = 0; block < g.blocks; ++block) {

@@ -17,9 +17,10 @@ const OpTable& op_table(Isa isa, Precision precision) {
                 "the instruction set " + std::string(isa_name(isa)) + " is not available on this processor");
   }
   if (!precision_supported(precision, isa)) {
-    throw Error(Status::kCapability, "precision " + std::string(precision_name(precision)) +
-                                         " needs a processor with avx512_bf16 and the instruction set avx512; this engine runs " +
-                                         std::string(isa_name(isa)) + "; use precision fp32 or auto");
+    throw Error(Status::kCapability,
+                "precision " + std::string(precision_name(precision)) +
+                    " needs a processor with avx512_bf16 and the instruction set avx512; this engine runs " +
+                    std::string(isa_name(isa)) + "; use precision fp32 or auto");
   }
   if (precision == Precision::kBf16) return kOpsAvx512Bf16;
   switch (isa) {

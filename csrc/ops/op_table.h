@@ -1,4 +1,5 @@
-// The ops of one instruction set and precision. csrc/ops/isa_unit.cc compiles one such table each from the same sources.
+// The ops of one instruction set and precision. csrc/ops/isa_unit.cc compiles one such table each from the same
+// sources.
 #pragma once
 
 #include "core/precision.h"
@@ -14,7 +15,8 @@
 
 namespace gaitcrafter {
 
-// `element` is the type of activations and weights. Scratch is 64-byte aligned, as large as tiling.h says, and needs no initial value.
+// `element` is the type of activations and weights. Scratch is 64-byte aligned, as large as tiling.h says, and needs no
+// initial value.
 struct OpTable {
   DType element;
   int lanes, max_vectors;  // shape of the weight panels (packing.h)

@@ -3,8 +3,8 @@
 // B is read as vectors (packed weights, or activations laid out channel by token), A as single elements (pairs of them
 // in bfloat16) that are broadcast, so A may lie anywhere: the pixels of a convolution are pointers into a halo-padded
 // image, and the products of attention need no transposed copies. K runs over segments (the rows of a convolution
-// window) of consecutive elements; one whose length is odd is padded by a zero row of B and reads one element more of A.
-// On AVX-512 a tile is 6 rows x 4 vectors: 24 multiply-adds for 4 loads and 6 broadcasts.
+// window) of consecutive elements; one whose length is odd is padded by a zero row of B and reads one element more of
+// A. On AVX-512 a tile is 6 rows x 4 vectors: 24 multiply-adds for 4 loads and 6 broadcasts.
 #pragma once
 
 #include "ops/packing.h"
@@ -27,7 +27,7 @@ struct Product {
   int segments = 1, k = 0;             // elements of one segment
   ptrdiff_t a_step = 0;                // Layout::kColumns only
   const Elem* b = nullptr;
-  ptrdiff_t b_pitch = 0;  // elements of a step of k
+  ptrdiff_t b_pitch = 0;        // elements of a step of k
   const float* bias = nullptr;  // whole vectors; null is zero
   int columns = 0, vectors = 0;
 };
@@ -107,8 +107,8 @@ GC_INLINE void pick_rows(const Product& p, const Tile<Out, Added>& t, int rows) 
     tile_product<kLayout, full_rows(kVectors), kVectors>(p, t);
 }
 
-// One panel of B against `rows` rows of A. `row(m)` gives the addresses of row m as Row<Out, Added>. A last tile that is
-// not full repeats its last row into a sink.
+// One panel of B against `rows` rows of A. `row(m)` gives the addresses of row m as Row<Out, Added>. A last tile that
+// is not full repeats its last row into a sink.
 template <Layout kLayout, class Out, class Added, class RowAt>
 GC_INLINE void panel_product(const Product& p, int rows, RowAt row) {
   Out sink[kMaxVectors * kLanes];

@@ -83,7 +83,8 @@ GC_INLINE void tile_context(const Elem* kv, ptrdiff_t pitch, int tokens, const F
     p.vectors = at.vectors;
     p.columns = at.vectors * kLanes;
     panel_product<Layout::kColumns, float, float>(p, f.dim, [&](int d) {
-      return Row<float, float>{kv + d * kPair, slot.context + static_cast<ptrdiff_t>(d) * f.dim_padded + at.first * kLanes, nullptr};
+      return Row<float, float>{kv + d * kPair,
+                               slot.context + static_cast<ptrdiff_t>(d) * f.dim_padded + at.first * kLanes, nullptr};
     });
   }
 }

@@ -10,7 +10,7 @@ namespace gaitcrafter {
 struct AttentionWeights {
   int heads = 0, dim = 0;
   const void* qkv = nullptr;  // [heads][3][dim][C]; the norm's gamma in all, dim^-0.5 in q
-  Packed out;                  // K = heads * dim
+  Packed out;                 // K = heads * dim
 };
 
 // out = in + attention(layer_norm(in)); out may be in.

@@ -27,11 +27,12 @@ void temporal_conv(const TemporalConv& args, TileRange tiles, std::byte* scratch
     for (int panel = 0; panel < panels_of(args.weight.n); ++panel) {
       const int column = first_column(args.weight.n, panel);
       SiteCursor at(first, frames, sites);
-      panel_product<Layout::kRows, Elem, Elem>(packed_product(args.weight, args.bias, panel), count * frames, [&](int i) {
-        const Elem* taps = image + (i + 2 * at.site()) * frame;  // two halo frames per site before this one
-        const ptrdiff_t pixel = at.next();
-        return Row<Elem, Elem>{taps, out.pixel<Elem>(pixel) + column, in.pixel<Elem>(pixel) + column};
-      });
+      panel_product<Layout::kRows, Elem, Elem>(
+          packed_product(args.weight, args.bias, panel), count * frames, [&](int i) {
+            const Elem* taps = image + (i + 2 * at.site()) * frame;  // two halo frames per site before this one
+            const ptrdiff_t pixel = at.next();
+            return Row<Elem, Elem>{taps, out.pixel<Elem>(pixel) + column, in.pixel<Elem>(pixel) + column};
+          });
     }
   }
 }

@@ -71,7 +71,8 @@ TEST(Tiling, TokenRowsSpreadOverTheCache) {
 }
 
 TEST(Tiling, AttentionTilesFillTheirVectorsWhereTheyCan) {
-  EXPECT_EQ(temporal_attention_sites(DType::kF32, 64, 8, 32, 30, 4096), 8);  // 240 tokens: 15 vectors of 16, none with a hole
+  EXPECT_EQ(temporal_attention_sites(DType::kF32, 64, 8, 32, 30, 4096),
+            8);  // 240 tokens: 15 vectors of 16, none with a hole
   EXPECT_EQ(temporal_attention_sites(DType::kF32, 64, 8, 32, 30, 1), 1);
   EXPECT_GE(temporal_attention_sites(DType::kF32, 4096, 64, 256, 512, 16), 1);
 }

@@ -122,7 +122,7 @@ GC_INLINE void winograd_batch(const Conv2d& args, const ConvWindow& w, PatchCurs
     for (int k = 0; k < 16; ++k, product.b += matrix)
       panel_product<Layout::kRows, float, float>(product, count, [&](int i) {
         return Row<float, float>{v + k * v_stride + static_cast<ptrdiff_t>(i) * g.channels,
-                   m + k * m_stride + static_cast<ptrdiff_t>(i) * width, nullptr};
+                                 m + k * m_stride + static_cast<ptrdiff_t>(i) * width, nullptr};
       });
     PatchCursor p = begin;
     for (int i = 0; i < count; ++i, p.advance(w.rows, g.width)) {

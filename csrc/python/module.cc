@@ -293,6 +293,14 @@ PYBIND11_MODULE(_native, m) {
         return supported != 0;
       },
       py::arg("name"));
+  m.def(
+      "precision_supported",
+      [](const std::string& name) {
+        int supported = 0;
+        check(gc_precision_supported(name.c_str(), &supported));
+        return supported != 0;
+      },
+      py::arg("name"));
   m.attr("__version__") = gc_version();
   m.attr("abi_version") = gc_abi_version();
 }

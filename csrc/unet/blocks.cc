@@ -59,7 +59,8 @@ void PlanBuilder::conv(const std::string& name, const Value& in, const Value& ou
   const TensorView weight = tensor(name + ".weight");
   node.in = in;
   node.out = out;
-  node.grid = conv_grid(element_, out.frames, out.height, out.width, in.channels, static_cast<int>(weight.shape[2]), stride);
+  node.grid =
+      conv_grid(element_, out.frames, out.height, out.width, in.channels, static_cast<int>(weight.shape[2]), stride);
   node.weight = pack_conv(packer_, weight);
   node.bias = padded_vector(packer_, tensor(name + ".bias"));
   const double cost = static_cast<double>(out.pixels()) * node.weight.k * out.channels;
@@ -82,7 +83,8 @@ void PlanBuilder::upsample(const std::string& name, const Value& in, const Value
 
 void PlanBuilder::linear(const std::string& name, const Value& in, const Value& out, bool fp32) {
   const Packer& packer = fp32 ? fp32_packer_ : packer_;
-  LinearNode node{in, out, fp32, pack_linear(packer, tensor(name + ".weight")), padded_vector(packer, tensor(name + ".bias"))};
+  LinearNode node{in, out, fp32, pack_linear(packer, tensor(name + ".weight")),
+                  padded_vector(packer, tensor(name + ".bias"))};
   add(std::move(node), {in.buffer, out.buffer}, static_cast<double>(out.pixels()) * in.channels * out.channels);
 }
 
@@ -98,7 +100,8 @@ PlanBuilder::Convolved PlanBuilder::block_conv(const std::string& name, const Va
   const TensorView weight = tensor(name + ".weight");
   node.weight = winograd ? pack_winograd(packer_, weight) : pack_conv(packer_, weight);
   node.bias = padded_vector(packer_, tensor(name + ".bias"));
-  if (config_.unet.norm == Norm::kGroupNorm) node.statistics = new_buffer(statistics_floats(node.grid, out.channels) * sizeof(float));
+  if (config_.unet.norm == Norm::kGroupNorm)
+    node.statistics = new_buffer(statistics_floats(node.grid, out.channels) * sizeof(float));
   const Convolved result{out, node.grid, node.statistics};
   const double cost = static_cast<double>(out.pixels()) * 9 * in.channels * out.channels;
   const size_t scratch = node.grid.scratch_bytes;

@@ -18,7 +18,8 @@ class PlanBuilder {
         packer_(plan_.weights, ops),
         fp32_packer_(plan_.weights, fp32) {}
 
-  // A new activation (of the precision's type, if no other is asked for), and the channels [first, first + count) of one.
+  // A new activation (of the precision's type, if no other is asked for), and the channels [first, first + count) of
+  // one.
   Value activation(int height, int width, int channels) { return activation(height, width, channels, element_); }
   Value activation(int height, int width, int channels, DType dtype);
   static Value channels_of(const Value& whole, int first, int count);

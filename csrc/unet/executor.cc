@@ -72,9 +72,8 @@ class Runner {
   }
 
   void operator()(const SpatialLinearAttentionNode& n) const {
-    ops_.spatial_linear_attention(
-        {tensor(n.in), tensor(n.out), n.heads, n.dim, n.q, n.kv, n.to_out, n.bias},
-        {0, n.in.frames}, scratch_);
+    ops_.spatial_linear_attention({tensor(n.in), tensor(n.out), n.heads, n.dim, n.q, n.kv, n.to_out, n.bias},
+                                  {0, n.in.frames}, scratch_);
   }
 
   void operator()(const TemporalAttentionNode& n) const {
@@ -98,14 +97,13 @@ class Runner {
   }
 
   void operator()(const SpatialAttentionNode& n) const {
-    ops_.spatial_attention({tensor(n.in), tensor(n.out), {n.heads, n.dim, n.qkv, n.to_out}},
-                           {0, n.in.frames}, scratch_);
+    ops_.spatial_attention({tensor(n.in), tensor(n.out), {n.heads, n.dim, n.qkv, n.to_out}}, {0, n.in.frames},
+                           scratch_);
   }
 
   void operator()(const TemporalConvNode& n) const {
     const int sites = n.in.height * n.in.width, tile = temporal_conv_sites(n.in.channels, n.in.frames, sites);
-    ops_.temporal_conv({tensor(n.in), tensor(n.out), n.weight, n.bias}, {0, ceil_div(sites, tile)},
-                       scratch_);
+    ops_.temporal_conv({tensor(n.in), tensor(n.out), n.weight, n.bias}, {0, ceil_div(sites, tile)}, scratch_);
   }
 
   void operator()(const LinearNode& n) const {

@@ -147,7 +147,8 @@ struct Plan {
 };
 
 // A plan for `ops`; `fp32` is the table of the same instruction set that serves the layers that stay fp32.
-// Throws std::bad_alloc, kCapability if the precision does not take the model's widths. The package must outlive the plan.
+// Throws std::bad_alloc, kCapability if the precision does not take the model's widths. The package must outlive the
+// plan.
 Plan build_plan(const ModelPackage& package, const OpTable& ops, const OpTable& fp32);
 
 }  // namespace gaitcrafter

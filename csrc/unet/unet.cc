@@ -1,7 +1,9 @@
 #include "unet/unet.h"
 
+#include <string>
 #include <utility>
 
+#include "core/error.h"
 #include "unet/conditions.h"
 #include "unet/executor.h"
 
@@ -59,8 +61,17 @@ class NativeUNet final : public UNet {
 
 }  // namespace
 
-std::shared_ptr<const UNet> UNet::create(std::shared_ptr<const ModelPackage> package, Isa isa,
-                                           Precision precision) {
+bool widths_suit(const UNetConfig& u, Precision precision) {
+  const int widths = u.dim | u.init_dim | u.attention_dim_head | u.linear_dim_head;
+  return precision == Precision::kFp32 || widths % 2 == 0;
+}
+
+std::shared_ptr<const UNet> UNet::create(std::shared_ptr<const ModelPackage> package, Isa isa, Precision precision) {
+  if (!widths_suit(package->config().unet, precision)) {
+    throw Error(Status::kCapability, "precision " + std::string(precision_name(precision)) +
+                                         " takes even dim, init_dim and head widths; this model has an odd one; "
+                                         "use precision fp32");
+  }
   return std::make_shared<NativeUNet>(std::move(package), isa, precision);
 }
 

@@ -31,9 +31,12 @@ class TimeTables {
   virtual ~TimeTables() = default;
 };
 
+// True if the network's widths suit a precision: bf16 multiplies channels in pairs.
+bool widths_suit(const UNetConfig& config, Precision precision);
+
 class UNet {
  public:
-  // Throws kCapability if this processor lacks the instruction set or the precision.
+  // Throws kCapability if this processor lacks the instruction set or the precision, or the widths do not suit it.
   static std::shared_ptr<const UNet> create(std::shared_ptr<const ModelPackage> package, Isa isa,
                                             Precision precision = Precision::kFp32);
   virtual ~UNet() = default;

@@ -37,7 +37,10 @@ def sampler_options(command: Any) -> Any:
             click.option("--seed", type=int, default=0, show_default=True, help="0 to 2**64 - 1."),
             click.option("--threads", type=int, help="1 to 256.  [default: one per processor]"),
             click.option("--device", default="cpu", show_default=True),
-            click.option("--precision", default="auto", show_default=True),
+            click.option(
+                "--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True,
+                help="auto is bf16 where the processor has avx512_bf16, else fp32.",
+            ),
         )
     ):
         command = option(command)

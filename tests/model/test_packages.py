@@ -64,7 +64,7 @@ def test_native_reads_what_python_writes(name: str, dtype: torch.dtype, tmp_path
     x = torch.randn(1, config.unet.channels, config.clip.frames, config.clip.height, config.clip.width)
     with torch.no_grad():
         want = model.double()(x.double(), torch.tensor([3])).numpy()
-    with Engine(folder, threads=1) as engine:
+    with Engine(folder, threads=1, precision="fp32") as engine:
         got = engine._native.forward(x.numpy(), np.array([3]))
     assert np.linalg.norm(got - want) < 2e-6 * np.linalg.norm(want)
 

@@ -39,8 +39,9 @@ Array conv2d(const std::string& isa, const Array& x, const Array& weight, const 
   in.tensor().pending = pending(scale, shift);
   const Packed packed = winograd ? pack_winograd(ops.packer, view(weight)) : pack_conv(ops.packer, view(weight));
   const float* padded = padded_vector(ops.packer, view(bias));
-  const ConvGrid grid = winograd ? winograd_grid(t.frames, t.height, t.width, t.channels)
-                                 : conv_grid(ops.table.element, t.frames, size(t.height), size(t.width), t.channels, kernel, stride);
+  const ConvGrid grid =
+      winograd ? winograd_grid(t.frames, t.height, t.width, t.channels)
+               : conv_grid(ops.table.element, t.frames, size(t.height), size(t.width), t.channels, kernel, stride);
   const Conv2d args{in.tensor(), out.tensor(), grid, packed, padded};
   Scratch scratch(args.grid.scratch_bytes);
   in_two(args.grid.tiles, [&](TileRange r) { ops.table.conv2d(args, r, scratch.data()); });
@@ -53,7 +54,8 @@ Array conv_transpose2d(const std::string& isa, const Array& x, const Array& weig
   Image in = ops.image(x);
   const Tensor& t = in.tensor();
   Image out = ops.image(t.frames, 2 * t.height, 2 * t.width, static_cast<int>(weight.shape(1)));
-  ConvTranspose2d args{t, out.tensor(), conv_grid(ops.table.element, t.frames, t.height, t.width, t.channels, 3, 1), {}, nullptr};
+  ConvTranspose2d args{
+      t, out.tensor(), conv_grid(ops.table.element, t.frames, t.height, t.width, t.channels, 3, 1), {}, nullptr};
   for (int phase = 0; phase < 4; ++phase) args.phase[phase] = pack_transposed_phase(ops.packer, view(weight), phase);
   const float* padded = padded_vector(ops.packer, view(bias));
   args.bias = padded;
@@ -158,7 +160,8 @@ Array temporal_attention(const std::string& isa, const Array& x, const Array& ga
   args.weights = {heads, dim, qkv, packed};
   args.bias_pitch = round_up(t.frames, kWidestLanes);
   if (table) {
-    args.bias = position_bias(ops.packer.store, view(*table), t.frames, max_distance, static_cast<int>(args.bias_pitch));
+    args.bias =
+        position_bias(ops.packer.store, view(*table), t.frames, max_distance, static_cast<int>(args.bias_pitch));
   }
   const int tile = temporal_attention_sites(ops.table.element, t.channels, heads, dim, t.frames, sites);
   if (rotary_dim > 0) {

@@ -29,10 +29,21 @@ def conditions(name: str) -> list[Condition]:
     return [kinds[i % len(kinds)] for i in range(CLIPS)]
 
 
-@pytest.fixture(scope="module", params=["tiny-walker", "tiny-maps", "tiny-paper"])
+CASES = [("tiny-walker", "fp32"), ("tiny-maps", "fp32"), ("tiny-paper", "fp32"), ("tiny-walker", "bf16"), ("tiny-paper", "bf16")]
+
+
+def open_engine(case: tuple[str, str], threads: int) -> Engine:
+    name, precision = case
+    if not _native.precision_supported(precision):
+        pytest.skip(f"this processor has no {precision}")
+    return Engine(FIXTURES / name, threads=threads, precision=precision)
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def case(request: pytest.FixtureRequest) -> Iterator[tuple[Engine, list[Condition], ClipBatch]]:
-    with Engine(FIXTURES / request.param, threads=1) as engine:
-        yield engine, conditions(request.param), engine.generate(conditions(request.param), **SETTINGS)
+    with open_engine(request.param, 1) as engine:
+        conds = conditions(request.param[0])
+        yield engine, conds, engine.generate(conds, **SETTINGS)
 
 
 def test_clips_differ_from_each_other(case: tuple[Engine, list[Condition], ClipBatch]) -> None:
@@ -62,7 +73,7 @@ def test_any_lane(case: tuple[Engine, list[Condition], ClipBatch]) -> None:
 def test_any_thread_count(case: tuple[Engine, list[Condition], ClipBatch], request: pytest.FixtureRequest) -> None:
     _, conds, whole = case
     for threads in (2, 5):
-        with Engine(FIXTURES / str(request.node.callspec.params["case"]), threads=threads) as other:
+        with open_engine(request.node.callspec.params["case"], threads) as other:
             assert np.array_equal(other.generate(conds, **SETTINGS).packed, whole.packed)
 
 
@@ -85,7 +96,11 @@ def test_drawn_noise_is_the_noise_stream(case: tuple[Engine, list[Condition], Cl
 def test_every_instruction_set(isa: str) -> None:
     if not _native.isa_supported(isa):
         pytest.skip(f"this processor has no {isa}")
-    with Engine(FIXTURES / "tiny-walker", threads=1, isa=isa) as one, Engine(FIXTURES / "tiny-walker", threads=3, isa=isa) as three:
+    options = {"isa": isa, "precision": "fp32"}
+    with (
+        Engine(FIXTURES / "tiny-walker", threads=1, **options) as one,
+        Engine(FIXTURES / "tiny-walker", threads=3, **options) as three,
+    ):
         assert one.info["isa"] == isa
         conds = conditions("tiny-walker")
         whole = one.generate(conds, **SETTINGS)

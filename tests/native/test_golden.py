@@ -44,7 +44,7 @@ def sparse(golden: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndar
 
 def worst_error(name: str, isa: str | None = None) -> float:
     golden = read_golden(FIXTURES / name / "golden.safetensors")
-    engine = _native.Engine(str(FIXTURES / name), threads=1, isa=isa)
+    engine = _native.Engine(str(FIXTURES / name), threads=1, isa=isa, precision="fp32")
     got = engine.forward(golden["x"], golden["t"], sparse(golden), cond=golden.get("cond"))
     want = golden["out"]
     return max(float(np.linalg.norm(g - w) / np.linalg.norm(w)) for g, w in zip(got, want, strict=True))

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TABLES = {"portable": "kOpsPortable", "avx2": "kOpsAvx2", "avx512": "kOpsAvx512"}
+TABLES = {"portable": "kOpsPortable", "avx2": "kOpsAvx2", "avx512": "kOpsAvx512", "avx512 bf16": "kOpsAvx512Bf16"}
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
 FLAGS = {
     "portable": [],
     "avx2": ["-mavx2", "-mfma"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
+    "avx512": AVX512,
+    "avx512 bf16": [*AVX512, "-mavx512bf16", "-DGC_BF16=1"],
 }
 
 
@@ -43,5 +45,5 @@ def test_only_the_table_is_exported(isa: str, tmp_path: Path) -> None:
 def test_the_build_uses_the_flags_tested_here() -> None:
     text = (ROOT / "csrc/ops/CMakeLists.txt").read_text()
     for isa, table in TABLES.items():
-        line = next(li for li in text.splitlines() if li.startswith("gaitcrafter_isa_unit(") and table in li)
+        line = next(li for li in text.splitlines() if li.startswith("gaitcrafter_isa_unit(") and table in li.split(")")[0].split())
         assert line.removesuffix(")").split()[2:] == FLAGS[isa]

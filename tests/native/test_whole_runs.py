@@ -77,7 +77,7 @@ def test_native_and_torch_make_the_same_clip(model: str, changes: dict) -> None:
     settings = config.sampler.model_copy(update=changes)
     clips = 2
     conditions = [_plain(config, k) for k in range(clips)]
-    with gc.Engine.from_pretrained(folder, threads=1) as engine:
+    with gc.Engine.from_pretrained(folder, precision="fp32", threads=1) as engine:
         native = engine.generate(
             conditions, seed=SEED, sampler=settings.kind, steps=settings.steps, eta=settings.eta, guidance=settings.guidance,
             spacing=settings.spacing, thresholding=settings.thresholding, rederive_eps=settings.rederive_eps,
