@@ -37,13 +37,31 @@ def rotary_tables(frames: int, rotary_dim: int, device: torch.device | None = No
     return angle.cos(), angle.sin()
 
 
-def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate interleaved pairs of the first ``2 * cos.shape[-1]`` channels; ``x [..., F, D]``."""
-    rot = 2 * cos.shape[-1]
-    a, b = x[..., 0:rot:2], x[..., 1:rot:2]
+def pairs_apart(weight: torch.Tensor, heads: int, rotary_dim: int) -> torch.Tensor:
+    """Rows of a q or k projection ``[heads*D, C]`` in an order that puts the first channel of every rotated pair before all second
+    ones, head by head. q and k in the same order have the same scores, and halves are cheaper to rotate than interleaved pairs.
+    """
+    w = weight.view(heads, -1, weight.shape[1])
+    rotated = (w[:, 0:rotary_dim:2], w[:, 1:rotary_dim:2], w[:, rotary_dim:])
+    return torch.cat(rotated, dim=1).reshape(weight.shape)
+
+
+def rotate_halves(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of ``x [..., F, D]`` whose channels are in the order of ``pairs_apart``; those past the pairs stay."""
+    half = cos.shape[-1]
+    a, b = x[..., :half], x[..., half : 2 * half]
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
-    return turned if rot == x.shape[-1] else torch.cat((turned, x[..., rot:]), dim=-1)
+    turned = (a * cos - b * sin, b * cos + a * sin)
+    return torch.cat(turned if 2 * half == x.shape[-1] else (*turned, x[..., 2 * half :]), dim=-1)
+
+
+def heads_of(tokens: torch.Tensor, weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """``tokens [N, T, C]`` projected by ``weight [heads*D, C]``: ``[N, heads, T, D]``.
+
+    q, k and v take one product each: a wider one's result would have to be copied apart.
+    """
+    n, count, _ = tokens.shape
+    return torch.nn.functional.linear(tokens, weight).view(n, count, heads, -1).transpose(1, 2)
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -70,12 +88,14 @@ def temporal_attention(
     n, c, h, w = x.shape
     b = n // frames
     tokens = x.view(b, frames, c, h, w).permute(0, 3, 4, 1, 2).reshape(b * h * w, frames, c)
-    qkv = torch.nn.functional.linear(tokens, to_qkv)
-    d = to_qkv.shape[0] // (3 * heads)
-    q, k, v = (t.reshape(b * h * w, frames, heads, d).transpose(1, 2) for t in qkv.chunk(3, dim=-1))
-    q = q * d**-0.5
+    to_q, to_k, to_v = to_qkv.chunk(3)
     if rotary is not None:
-        q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
-    y = attention(q, k, v, bias).transpose(1, 2).reshape(b * h * w, frames, heads * d)
+        rotary_dim = 2 * rotary[0].shape[-1]
+        to_q, to_k = pairs_apart(to_q, heads, rotary_dim), pairs_apart(to_k, heads, rotary_dim)
+    q, k, v = (heads_of(tokens, weight, heads) for weight in (to_q, to_k, to_v))
+    q = q * q.shape[-1] ** -0.5
+    if rotary is not None:
+        q, k = rotate_halves(q, *rotary), rotate_halves(k, *rotary)
+    y = attention(q, k, v, bias).transpose(1, 2).reshape(b * h * w, frames, -1)
     y = torch.nn.functional.linear(y, to_out)
     return y.view(b, h, w, frames, c).permute(0, 3, 4, 1, 2).reshape(n, c, h, w)
