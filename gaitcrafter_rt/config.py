@@ -14,9 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from .errors import ModelFormatError, UnsupportedVersionError
 
 FORMAT = "gaitcrafter-model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 AXES = ("dataset", "identity", "view", "covariate")
-
 
 
 def _plain_integer(value: object) -> object:
@@ -171,11 +170,29 @@ class Provenance(_Strict):
     notes: Annotated[str, Field(max_length=16384)] = ""
 
 
+class Quantisation(_Strict):
+    """Which 3x3 convolutions of the ResNet blocks carry calibrated input ranges, and how those were found.
+
+    For each of ``layers`` the weights hold two more tensors, ``LAYER.input_low`` and ``LAYER.input_high``, one value per
+    input channel; quantisation.py says what they must satisfy. ``clips`` is how many clips were measured, 0 if unknown.
+    """
+
+    layers: Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Field(min_length=1, max_length=128)]
+    clips: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    method: Annotated[str, Field(max_length=1024)] = ""
+
+    @model_validator(mode="after")
+    def _unique(self) -> Quantisation:
+        if len(set(self.layers)) != len(self.layers):
+            raise ValueError("layers holds the same name twice")
+        return self
+
+
 class ModelConfig(_Strict):
-    """The whole of ``config.json``."""
+    """The whole of ``config.json``. ``quantisation`` came with format version 2; without it version 1 is written."""
 
     format: Literal["gaitcrafter-model"] = "gaitcrafter-model"
-    format_version: Annotated[Literal[1], Strictly] = 1
+    format_version: Annotated[Literal[1, 2], Strictly] = 1
     name: Annotated[str, Field(min_length=1, max_length=128)] = "unnamed"
     clip: ClipShape = ClipShape()
     unet: UNetConfig = UNetConfig()
@@ -184,6 +201,7 @@ class ModelConfig(_Strict):
     diffusion: Diffusion = Diffusion()
     sampler: SamplerDefaults = SamplerDefaults()
     provenance: Provenance = Provenance()
+    quantisation: Quantisation | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
@@ -206,7 +224,18 @@ class ModelConfig(_Strict):
                 raise ValueError(f"cond_columns.{axis} needs one column per label of labels.{axis}")
             if any(c < 0 or c >= cond.cond_dim for c in columns):
                 raise ValueError(f"cond_columns.{axis} has a column outside 0..{cond.cond_dim - 1}")
+        self._check_quantisation()
         return self
+
+    def _check_quantisation(self) -> None:
+        if self.quantisation is None:
+            return
+        if self.format_version < 2:
+            raise ValueError("quantisation needs format_version 2")
+        known = resnet_convolutions(self.unet)
+        for layer in self.quantisation.layers:
+            if layer not in known:
+                raise ValueError(f"quantisation.layers: this network has no ResNet convolution {layer!r:.140}")
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str = "config.json") -> ModelConfig:
@@ -225,6 +254,8 @@ class ModelConfig(_Strict):
                 f"{source}: format_version {version} is newer than {FORMAT_VERSION}, the newest this release reads; "
                 "upgrade gaitcrafter-rt"
             )
+        if "quantisation" in raw and raw.get("format_version", 1) == 1:
+            raise ModelFormatError(f"{source}: unknown field 'quantisation' in format_version 1; version 2 has it")
         try:
             return cls.model_validate_json(text)
         except ValidationError as e:
@@ -235,8 +266,34 @@ class ModelConfig(_Strict):
             ) from e
 
     def to_json(self) -> str:
-        """Canonical text: indented, every field present."""
-        return self.model_dump_json(indent=2) + "\n"
+        """Canonical text: indented, every field present, in the oldest format version that can say it."""
+        plain = self.quantisation is None
+        versioned = self.model_copy(update={"format_version": 1 if plain else 2})
+        return versioned.model_dump_json(indent=2, exclude={"quantisation"} if plain else None) + "\n"
+
+
+def resnet_convolutions(unet: UNetConfig) -> dict[str, int]:
+    """Every 3x3 convolution of a ResNet block with its number of input channels, in the order of the network."""
+    dims = [unet.init_dim, *unet.level_dims]
+    levels = range(len(dims) - 1)
+    convolutions: dict[str, int] = {}
+
+    def block(name: str, width_in: int, width: int) -> None:
+        convolutions[f"{name}.conv1"] = width_in
+        convolutions[f"{name}.conv2"] = width
+
+    def level(name: str, width_in: int, width: int) -> None:
+        for k in range(unet.blocks_per_level):
+            block(f"{name}.blocks.{k}", width if k else width_in, width)
+
+    for i in levels:
+        level(f"downs.{i}", dims[i], dims[i + 1])
+    block("mid_block1", dims[-1], dims[-1])
+    block("mid_block2", dims[-1], dims[-1])
+    for j, i in enumerate(reversed(levels)):
+        level(f"ups.{j}", 2 * dims[i + 1], dims[i])
+    block("final_block", 2 * unet.init_dim, unet.dim)
+    return convolutions
 
 
 def paper_preset(**changes: object) -> UNetConfig:

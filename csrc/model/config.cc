@@ -14,6 +14,7 @@ namespace {
 constexpr size_t kMaxConfigBytes = 16u << 20;
 constexpr int kMaxDepth = 16;           // a valid file nests 4 deep
 constexpr size_t kMaxValues = 1 << 20;  // a valid file holds fewer than 200,000
+constexpr int kNewestVersion = 2;
 constexpr int kMaxWidth = 4096;
 constexpr std::array<size_t, kAxes> kMaxLabels = {1024, 65536, 4096, 4096};
 
@@ -167,6 +168,21 @@ void read_provenance(JsonFields& f, ModelConfig& c) {
   f.read("notes", c.notes, 0, 16384);
 }
 
+// Format version 2 only; null is the same as absent.
+void read_quantisation(JsonFields& top, Quantisation& q) {
+  const json* value = top.find("quantisation");
+  if (value == nullptr || value->is_null()) return;
+  JsonFields f(*value, top.where("quantisation"));
+  f.read("layers", q.layers, 128, 128);
+  f.read("clips", q.clips, 0, 1'000'000);
+  f.read("method", q.method, 0, 1024);
+  f.finish();
+  if (q.layers.empty())
+    refuse(f.where("layers") + " must name at least one convolution; leave quantisation out instead");
+  const std::unordered_set<std::string_view> unique(q.layers.begin(), q.layers.end());
+  if (unique.size() != q.layers.size()) refuse(f.where("layers") + " holds the same name twice");
+}
+
 void check_whole(const ModelConfig& c, const std::string& source) {
   const int shrink = c.unet.patch << (c.unet.dim_mults.size() - 1);
   const std::pair<const char*, int> sizes[] = {{"height", c.clip.height}, {"width", c.clip.width}};
@@ -201,6 +217,14 @@ void check_whole(const ModelConfig& c, const std::string& source) {
   }
 }
 
+void check_layers(const ModelConfig& c, const std::string& where) {
+  try {
+    expected_tensors(c);
+  } catch (const Error& e) {
+    refuse(where + ": " + e.what());
+  }
+}
+
 void check_format(const json& root, const std::string& source) {
   const auto format = root.is_object() ? root.find("format") : root.end();
   if (!root.is_object() || format == root.end() || *format != "gaitcrafter-model") {
@@ -209,12 +233,12 @@ void check_format(const json& root, const std::string& source) {
   const auto version = root.find("format_version");
   if (version == root.end()) return;
   // An integer too big for 64 bits arrives as a float; it is still newer.
-  const bool newer = version->is_number_integer() ? !integer_in(*version, INT64_MIN, 1)
+  const bool newer = version->is_number_integer() ? !integer_in(*version, INT64_MIN, kNewestVersion)
                                                   : version->is_number_float() && version->get<double>() >= 0x1p63;
   if (newer) {
-    throw Error(Status::kUnsupportedVersion,
-                source + ": format_version " + brief(*version) +
-                    " is newer than 1, the newest this release reads; upgrade gaitcrafter-rt");
+    throw Error(Status::kUnsupportedVersion, source + ": format_version " + brief(*version) + " is newer than " +
+                                                 std::to_string(kNewestVersion) +
+                                                 ", the newest this release reads; upgrade gaitcrafter-rt");
   }
 }
 
@@ -233,7 +257,7 @@ ModelConfig parse_config(std::string_view text, const std::string& source) {
   c.unet.temporal_conv = {false, false, false, false};
   JsonFields top(root, source);
   top.find("format");
-  top.read_choice("format_version", c.format_version, {1});
+  top.read_choice("format_version", c.format_version, {1, kNewestVersion});
   top.read("name", c.name, 1, 128);
   section(top, "clip", [&](JsonFields& f) { read_clip(f, c.clip); });
   section(top, "unet", [&](JsonFields& f) { read_unet(f, c.unet); });
@@ -242,9 +266,11 @@ ModelConfig parse_config(std::string_view text, const std::string& source) {
   section(top, "diffusion", [&](JsonFields& f) { read_diffusion(f, c.diffusion); });
   section(top, "sampler", [&](JsonFields& f) { read_sampler(f, c.sampler); });
   section(top, "provenance", [&](JsonFields& f) { read_provenance(f, c); });
+  if (c.format_version >= 2) read_quantisation(top, c.quantisation);
   top.finish();
   check_unet(c.unet, top.where("unet"));
   check_whole(c, source);
+  if (!c.quantisation.layers.empty()) check_layers(c, top.where("quantisation.layers"));
   return c;
 }
 

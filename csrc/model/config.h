@@ -65,6 +65,14 @@ struct Diffusion {
   int timesteps = 1000;
 };
 
+// The 3x3 convolutions of ResNet blocks that carry calibrated input ranges: tensors LAYER.input_low and
+// LAYER.input_high, one value per input channel. No layers: the model has none.
+struct Quantisation {
+  std::vector<std::string> layers;
+  int clips = 0;
+  std::string method;
+};
+
 struct ModelConfig {
   int format_version = 1;
   std::string name;
@@ -75,6 +83,7 @@ struct ModelConfig {
   Diffusion diffusion;
   SamplerSettings sampler;
   std::string training_data, training_data_terms, identities, command, notes;
+  Quantisation quantisation;
 };
 
 // Parses and validates; throws kModelFormat or kUnsupportedVersion, naming `source` and the field.
@@ -86,6 +95,7 @@ struct TensorSpec {
 };
 
 // Every tensor that a model with this config holds, no more and no less (docs/architecture.md, "The network").
+// Throws kModelFormat if quantisation.layers names anything but a 3x3 convolution of a ResNet block.
 std::vector<TensorSpec> expected_tensors(const ModelConfig& config);
 
 }  // namespace gaitcrafter

@@ -83,6 +83,19 @@ void check_sum(const MappedFile& file, const std::string& expected, const std::s
   }
 }
 
+// Zero padding and SiLU's zero must be exact in eight bits, hence 0 inside; low < high makes the step positive.
+void check_ranges(const ModelPackage& package, const std::string& path) {
+  for (const std::string& layer : package.config().quantisation.layers) {
+    const TensorView low = package.tensor(layer + ".input_low"), high = package.tensor(layer + ".input_high");
+    for (int64_t i = 0; i < low.size(); ++i) {
+      if (low.data[i] <= 0 && high.data[i] >= 0 && low.data[i] < high.data[i]) continue;
+      refuse(path + ": " + layer + ": the range of input channel " + std::to_string(i) + " is " +
+             std::to_string(low.data[i]) + " to " + std::to_string(high.data[i]) +
+             "; it must contain 0 and not be empty, run `gaitcrafter-rt quantise` again");
+    }
+  }
+}
+
 class OpenedPackage final : public ModelPackage {
  public:
   explicit OpenedPackage(const std::string& folder) {
@@ -100,6 +113,7 @@ class OpenedPackage final : public ModelPackage {
     check_sum(*file, sums.at("model.safetensors"), sha256_);
     weights_ = std::make_unique<WeightsFile>(file, specs_);
     for (size_t i = 0; i < specs_.size(); ++i) index_.emplace(specs_[i].name, i);
+    check_ranges(*this, file->path());
   }
 
   const ModelConfig& config() const override { return config_; }

@@ -21,7 +21,7 @@ struct TensorView {
 class ModelPackage {
  public:
   // Throws kModelFormat or kUnsupportedVersion. Every name and shape that the config implies is present afterwards,
-  // and every value is finite.
+  // every value is finite, and the ranges of quantised layers contain 0 and are not empty.
   static std::shared_ptr<const ModelPackage> open(const std::string& folder);
 
   virtual ~ModelPackage() = default;

@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <cmath>
+#include <cstring>
+
 #include "testing/packages.h"
 #include "testing/throws.h"
 
@@ -103,6 +106,44 @@ TEST_F(Package, RefusesAModelThatIsTooLargeBeforeReadingIt) {
   write_file(model_ / "config.json",
              R"({"format": "gaitcrafter-model", "unet": {"dim": 512, "dim_mults": [8, 8, 8, 8]}})");
   EXPECT_ERROR(open(), kModelFormat, "8 GiB");
+}
+
+TEST(Ranges, AreCheckedWhenAPackageIsOpened) {
+  const std::string config = tiny_config(
+      R"(, "format_version": 2, "quantisation": {"layers": ["ups.1.blocks.0.conv1", "mid_block1.conv2"], "clips": 3})");
+  const auto tensors = testing::tensors_of(parse_config(config, "t"));
+  const testing::TempFolder folder;
+  const std::string model = (folder.path() / "m").string();
+  const auto with = [&](const std::string& name, float value) {
+    auto changed = tensors;
+    for (auto& t : changed) {
+      if (t.name == name) std::memcpy(t.data.data() + sizeof value, &value, sizeof value);
+    }
+    testing::write_package(model, config, testing::safetensors(changed));
+    return ModelPackage::open(model);
+  };
+  const auto package = with("", 0);
+  EXPECT_EQ(package->config().quantisation.layers,
+            (std::vector<std::string>{"ups.1.blocks.0.conv1", "mid_block1.conv2"}));
+  EXPECT_EQ(package->config().quantisation.clips, 3);
+  // The way up reads a concatenation: twice the level's width.
+  EXPECT_EQ(package->tensor("ups.1.blocks.0.conv1.input_low").shape, (std::vector<int64_t>{16}));
+  EXPECT_EQ(package->tensor("mid_block1.conv2.input_high").shape, (std::vector<int64_t>{16}));
+  EXPECT_FALSE(package->has("mid_block1.conv1.input_low"));
+
+  const char* why = "mid_block1.conv2: the range of input channel 1 is";
+  EXPECT_ERROR(with("mid_block1.conv2.input_low", 0.01f), kModelFormat, why);
+  EXPECT_ERROR(with("mid_block1.conv2.input_high", -0.01f), kModelFormat, why);
+  EXPECT_ERROR(with("mid_block1.conv2.input_high", INFINITY), kModelFormat, "not finite");
+  EXPECT_NO_THROW(with("mid_block1.conv2.input_low", 0.0f));
+  auto empty = tensors;
+  for (auto& t : empty) {
+    if (t.name.starts_with("mid_block1.conv2.input_")) t.data.assign(t.data.size(), '\0');
+  }
+  testing::write_package(model, config, testing::safetensors(empty));
+  EXPECT_ERROR(ModelPackage::open(model), kModelFormat, "must contain 0 and not be empty");
+  testing::write_package(model, tiny_config(), testing::safetensors(tensors));
+  EXPECT_ERROR(ModelPackage::open(model), kModelFormat, "input_");
 }
 
 TEST(Fixtures, Open) {

@@ -1,6 +1,10 @@
 #include "model/tensors.h"
 
+#include <string_view>
+#include <unordered_map>
+
 #include "core/error.h"
+#include "model/json_fields.h"
 
 namespace gaitcrafter {
 
@@ -34,6 +38,7 @@ class Inventory {
     }
     block("final_block.", 2 * int64_t{u_.init_dim}, u_.dim, false);
     conv("final_conv", stem_channels(), u_.dim, 1);
+    ranges();
     return std::move(out_);
   }
 
@@ -126,6 +131,25 @@ class Inventory {
       add(p + "temporal_conv.norm.gamma", {out});
       add(p + "temporal_conv.conv.weight", {out, out, 3});
       add(p + "temporal_conv.conv.bias", {out});
+    }
+  }
+
+  // Two tensors per quantised layer, as long as the input of its convolution is wide.
+  void ranges() {
+    std::unordered_map<std::string, int64_t> widths;
+    for (const TensorSpec& t : out_) {
+      const std::string_view name = t.name;
+      if (name.ends_with(".conv1.weight") || name.ends_with(".conv2.weight")) {
+        widths.emplace(name.substr(0, name.rfind('.')), t.shape[1]);
+      }
+    }
+    for (const std::string& layer : config_.quantisation.layers) {
+      const auto it = widths.find(layer);
+      if (it == widths.end()) {
+        throw Error(Status::kModelFormat, "this network has no ResNet convolution " + brief(nlohmann::json(layer)));
+      }
+      add(layer + ".input_low", {it->second});
+      add(layer + ".input_high", {it->second});
     }
   }
 

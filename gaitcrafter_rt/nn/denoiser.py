@@ -11,15 +11,20 @@ from torch import Tensor
 from ..config import AXES, ModelConfig
 from ..errors import InvalidRequestError, ModelFormatError
 from ..package import read_config, read_weights
+from ..ranges import split_ranges
 from .unet import UNet3D
 
 
 def load_unet(folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> UNet3D:
-    """The network of a model package, in evaluation mode. Raises ModelFormatError if names or shapes do not fit the config."""
-    model = UNet3D(read_config(folder))
-    weights = {k: torch.from_numpy(v) for k, v in read_weights(folder).items()}
+    """The network of a model package, in evaluation mode. Raises ModelFormatError if names or shapes do not fit the config.
+
+    Calibrated ranges are checked and left out: the network itself computes in ``dtype``.
+    """
+    config = read_config(folder)
+    model = UNet3D(config)
+    weights, _ = split_ranges(config, read_weights(folder), str(folder))
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
     except RuntimeError as e:
         raise ModelFormatError(f"{folder}: {str(e).splitlines()[-1].strip()}") from e
     return model.to(dtype).eval()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaitcrafter_rt import _native
-from gaitcrafter_rt.config import ClipShape, Conditioning, Labels, ModelConfig, paper_preset, walker_preset
+from gaitcrafter_rt.config import ClipShape, Conditioning, Labels, ModelConfig, Quantisation, paper_preset, walker_preset
 from gaitcrafter_rt.errors import GaitcrafterError, ModelFormatError, UnsupportedVersionError
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -65,6 +65,11 @@ BASES = [
         labels=Labels(identity=["001", "002"], view=["000"], covariate=["nm"]),
         conditioning=Conditioning(identity="block_table", view="input_map", covariate="input_map"),
     ),
+    ModelConfig(
+        format_version=2,
+        unet=walker_preset(),
+        quantisation=Quantisation(layers=["downs.2.blocks.0.conv1", "final_block.conv2"], clips=4, method="extremes"),
+    ),
 ]
 VALUES: Any = st.one_of(
     st.integers(-2, 40),
@@ -73,6 +78,7 @@ VALUES: Any = st.one_of(
     st.text(max_size=4),
     st.sampled_from(["eps", "group_norm", "ddim", "clip", "none", "input_map", "block_table", "real"]),
     st.lists(st.one_of(st.integers(-1, 9), st.booleans(), st.text(max_size=2)), max_size=5),
+    st.lists(st.sampled_from(["mid_block1.conv1", "downs.2.blocks.0.conv1", "downs.2.blocks.1.conv1", "ups.0.x"]), max_size=3),
     st.dictionaries(st.sampled_from(["view", "identity", "x"]), st.lists(st.integers(-1, 5), max_size=3), max_size=2),
 )  # fmt: skip
 
@@ -80,8 +86,10 @@ VALUES: Any = st.one_of(
 @settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_random_changes(data: st.DataObject) -> None:
-    """One to three fields of a good file get other values, or are removed."""
+    """One to three fields of a good file get other values, or are removed; the version too."""
     raw = json.loads(data.draw(st.sampled_from(BASES)).to_json())
+    if data.draw(st.booleans()):
+        raw["format_version"] = data.draw(st.sampled_from([1, 2, 3, True, 2.0, None]))
     for _ in range(data.draw(st.integers(1, 3))):
         section = data.draw(st.sampled_from([k for k, v in raw.items() if isinstance(v, dict)]))
         name = data.draw(st.sampled_from([*raw[section], "unknown"]))
@@ -91,6 +99,15 @@ def test_random_changes(data: st.DataObject) -> None:
             raw[section].pop(name, None)
     python, cpp = both(json.dumps(raw).encode())
     assert python == cpp, json.dumps(raw)
+
+
+def test_the_oldest_version_that_can_say_it_is_written() -> None:
+    written = [json.loads(base.to_json()) for base in BASES]
+    assert [c["format_version"] for c in written] == [1, 1, 2]
+    assert ["quantisation" in c for c in written] == [False, False, True]
+    assert [ModelConfig.from_json(json.dumps(c)) for c in written] == BASES
+    read = ModelConfig.from_json(b'{"format": "gaitcrafter-model", "format_version": 2, "quantisation": null}')
+    assert json.loads(read.to_json()) == json.loads(ModelConfig().to_json())
 
 
 @settings(max_examples=200, deadline=None)

@@ -14,10 +14,21 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra 'train' is not installed")
 
 from gaitcrafter_rt import Engine  # noqa: E402
-from gaitcrafter_rt.config import ClipShape, Conditioning, Labels, ModelConfig, paper_preset, walker_preset  # noqa: E402
+from gaitcrafter_rt.config import (  # noqa: E402
+    ClipShape,
+    Conditioning,
+    Labels,
+    ModelConfig,
+    Quantisation,
+    paper_preset,
+    resnet_convolutions,
+    walker_preset,
+)
 from gaitcrafter_rt.errors import ModelFormatError  # noqa: E402
+from gaitcrafter_rt.nn.denoiser import load_unet  # noqa: E402
 from gaitcrafter_rt.nn.unet import UNet3D  # noqa: E402
-from gaitcrafter_rt.package import write_package  # noqa: E402
+from gaitcrafter_rt.package import read_weights, write_package  # noqa: E402
+from gaitcrafter_rt.ranges import range_tensors, split_ranges  # noqa: E402
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "tiny-walker"
 HEADS = dict(attention_heads=2, attention_dim_head=4, linear_heads=3, linear_dim_head=2, rotary_dim=4)
@@ -67,6 +78,43 @@ def test_native_reads_what_python_writes(name: str, dtype: torch.dtype, tmp_path
     with Engine(folder, threads=1, precision="fp32") as engine:
         got = engine._native.forward(x.numpy(), np.array([3]))
     assert np.linalg.norm(got - want) < 2e-6 * np.linalg.norm(want)
+
+
+def _quantised(tmp_path: Path, **changes: np.ndarray) -> Path:
+    """A package whose every ResNet convolution has the range [-1, 2], written with ``changes`` of its tensors."""
+    config = CONFIGS["every axis"]
+    layers = resnet_convolutions(config.unet)
+    quantised = ModelConfig.model_validate({**dict(config), "format_version": 2, "quantisation": Quantisation(layers=list(layers))})
+    ranges = {name: (np.full(n, -1, np.float32), np.full(n, 2, np.float32)) for name, n in layers.items()}
+    tensors = {k: v.numpy() for k, v in UNet3D(config).state_dict().items()}
+    return write_package(tmp_path, quantised, {**tensors, **range_tensors(ranges), **changes}, "# test\n")
+
+
+def test_ranges_are_read_and_checked_alike(tmp_path: Path) -> None:
+    """The two readers name the same layers with the same widths, and refuse the same ranges."""
+    good = _quantised(tmp_path / "good")
+    net = load_unet(good)
+    Engine(good, precision="fp32").close()
+    widths = {name: m.in_channels for name, m in net.named_modules() if name.endswith((".conv1", ".conv2"))}
+    assert resnet_convolutions(net.config.unet) == widths
+    _, ranges = split_ranges(net.config, read_weights(good), "m")
+    assert {k: (low.size, high.max()) for k, (low, high) in ranges.items()} == {k: (n, 2) for k, n in widths.items()}
+
+    name, n = "ups.0.blocks.0.conv1", widths["ups.0.blocks.0.conv1"]
+    bad = {
+        "positive": {f"{name}.input_low": np.full(n, 0.1, np.float32)},
+        "negative": {f"{name}.input_high": np.full(n, -0.5, np.float32)},
+        "empty": {f"{name}.input_low": np.zeros(n, np.float32), f"{name}.input_high": np.zeros(n, np.float32)},
+        "nan": {f"{name}.input_low": np.full(n, np.nan, np.float32)},
+        "infinite": {f"{name}.input_high": np.full(n, np.inf, np.float32)},
+        "short": {f"{name}.input_low": np.full(n - 1, -1, np.float32)},
+    }
+    for case, changes in bad.items():
+        folder = _quantised(tmp_path / case, **changes)
+        with pytest.raises(ModelFormatError, match=name):
+            load_unet(folder)
+        with pytest.raises(ModelFormatError, match=name):
+            Engine(folder)
 
 
 @pytest.fixture
