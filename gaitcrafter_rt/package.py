@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .config import ModelConfig
 from .errors import MissingExtraError, ModelFormatError, OutputError
@@ -26,8 +26,34 @@ def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
     return ModelConfig.from_json(path.read_bytes(), str(path))
 
 
+def check_sums(folder: str | os.PathLike[str]) -> dict[str, str]:
+    """SHA-256 of config and weights, hex by file name. Raises ModelFormatError if they are not those of ``checksums.json``."""
+    place = Path(folder)
+    try:
+        listed = json.loads((place / CHECKSUMS).read_bytes())["sha256"]
+        sums = {name: _sha256(place / name) for name in (CONFIG, WEIGHTS)}
+    except OSError as e:
+        raise ModelFormatError(f"{e.filename}: cannot be read: {e.strerror}") from e
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        raise ModelFormatError(f"{place / CHECKSUMS}: not a list of checksums") from e
+    for name, value in sums.items():
+        if not isinstance(listed, dict) or listed.get(name) != value:
+            raise ModelFormatError(f"{place / name}: sha256 {value} differs from {CHECKSUMS}; the file is damaged or was changed")
+    return sums
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
 def read_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """All tensors of a package as float32 arrays (extra ``train``, for the safetensors library)."""
+    """All tensors of a package as float32 arrays (extra ``train``, for the safetensors library). Raises ModelFormatError."""
+    return {k: v.float().numpy() for k, v in read_stored_weights(folder).items()}
+
+
+def read_stored_weights(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """All tensors of a package as torch tensors of the type that they are stored in. Raises ModelFormatError."""
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -37,18 +63,18 @@ def read_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ModelFormatError(f"{folder}: no {WEIGHTS} there")
     try:
-        return {k: v.float().numpy() for k, v in load_file(path).items()}
+        return load_file(path)
     except (SafetensorError, OSError, KeyError) as e:
         raise ModelFormatError(f"{path}: not a readable safetensors file: {e}") from e
 
 
 def write_package(
-    folder: str | os.PathLike[str], config: ModelConfig, weights: dict[str, np.ndarray], card: str
+    folder: str | os.PathLike[str], config: ModelConfig, weights: dict[str, Any], card: str
 ) -> Path:
     """Write a package beside its place and rename it there.
 
-    ``weights`` maps tensor names to float32, float16 or (torch) bfloat16 arrays. Raises OutputError if ``folder`` exists and
-    is not empty, or cannot be written.
+    ``weights`` maps tensor names to float32, float16 or (torch) bfloat16 arrays or tensors. Raises OutputError if ``folder``
+    exists and is not empty, or cannot be written.
     """
     try:
         import torch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -56,6 +55,9 @@ def model(path: str, as_json: bool) -> None:
     for axis, names in config["labels"].items():
         if names:
             rows.append((axis, f"{_shorten(names)}, wired as {_wiring(config['conditioning'], axis)}"))
+    if quantisation := config.get("quantisation"):
+        measured = f"{quantisation['clips']} clips, {quantisation['method'] or 'by a method that it does not say'}"
+        rows.append(("int8", f"{len(quantisation['layers'])} convolutions have ranges, from {measured}"))
     origin = config["provenance"]
     digest = facts["sha256"]["model.safetensors"][:16]
     rows += [
@@ -73,19 +75,10 @@ def model(path: str, as_json: bool) -> None:
 
 def model_facts(folder: Path) -> dict[str, Any]:
     """Everything ``inspect model`` shows. Raises ModelFormatError if config, weights header or checksums are wrong."""
-    from ..package import CHECKSUMS, CONFIG, WEIGHTS, read_config
+    from ..package import WEIGHTS, check_sums, read_config
 
     config = read_config(folder)
-    try:
-        listed = json.loads((folder / CHECKSUMS).read_bytes())["sha256"]
-        sums = {name: _sha256(folder / name) for name in (CONFIG, WEIGHTS)}
-    except OSError as e:
-        raise ModelFormatError(f"{e.filename}: cannot be read: {e.strerror}") from e
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
-        raise ModelFormatError(f"{folder / CHECKSUMS}: not a list of checksums") from e
-    for name, value in sums.items():
-        if not isinstance(listed, dict) or listed.get(name) != value:
-            raise ModelFormatError(f"{folder / name}: sha256 {value} differs from {CHECKSUMS}; the file is damaged or was changed")
+    sums = check_sums(folder)
     tensors = weight_header(folder / WEIGHTS)
     return {
         "path": str(folder), "config": json.loads(config.to_json()), "sha256": sums,
@@ -248,7 +241,3 @@ def _count(shape: Sequence[int]) -> int:
         count *= n
     return count
 
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

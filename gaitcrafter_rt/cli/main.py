@@ -18,6 +18,7 @@ COMMANDS = {
     "generate": (".generate", "generate", "Generate clips into a folder."),
     "convert": (".convert", "convert", "Turn a checkpoint of the base network into a model package."),
     "train": (".train", "train", "Train a model on a packed training set."),
+    "quantise": (".quantise", "quantise", "Calibrate a model for the int8 tier."),
     "eval": (".eval", "evaluate", "Measure a model against the data it was trained on."),
     "pack": (".pack", "pack", "Pack a tree of real silhouettes into a training set."),
     "walkers": (".walkers", "walkers", "Rendered walkers: a training set without captured people."),
