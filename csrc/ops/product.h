@@ -32,7 +32,7 @@ struct Product {
   int columns = 0, vectors = 0;
 };
 
-// The result is stored as Out; a residual in Added is added at the end (null is zero; it may be c).
+// The result is stored as Out; a residual in Added is added at the end (null, for all rows, is zero; it may be c).
 template <class Out, class Added>
 struct Row {
   const Elem* a;
@@ -52,17 +52,18 @@ inline constexpr ptrdiff_t kNoOffset = 0;
 template <int kRows, int kVectors, class Out, class Added>
 GC_INLINE void finish_tile(const Product& p, const Tile<Out, Added>& t, Vec (&sum)[kRows][kVectors]) {
   const int rest = p.columns - (kVectors - 1) * kLanes;
+  const bool whole = rest >= kLanes, added = t.residual[0] != nullptr;
 #pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 4
     for (int n = 0; n < kVectors; ++n) {
       Vec v = sum[m][n];
       if (p.bias != nullptr) v += load(p.bias + n * kLanes);
-      if (n + 1 < kVectors || rest >= kLanes) {
-        if (t.residual[m] != nullptr) v += load(t.residual[m] + n * kLanes);
+      if (n + 1 < kVectors || whole) {
+        if (added) v += load(t.residual[m] + n * kLanes);
         store(t.c[m] + n * kLanes, v);
       } else {
-        if (t.residual[m] != nullptr) v += load_first(t.residual[m] + n * kLanes, rest);
+        if (added) v += load_first(t.residual[m] + n * kLanes, rest);
         store_first(t.c[m] + n * kLanes, v, rest);
       }
     }
@@ -128,7 +129,7 @@ GC_INLINE void panel_product(const Product& p, int rows, RowAt row) {
     for (int m = count; m < full; ++m) {
       t.a[m] = t.a[count - 1];
       t.c[m] = sink;
-      t.residual[m] = nullptr;
+      t.residual[m] = t.residual[count - 1];
     }
     switch (p.vectors) {
       case 1:

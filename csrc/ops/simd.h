@@ -133,6 +133,21 @@ GC_INLINE float sum_lanes(Vec v) {
   return v[0];
 }
 
+#if defined(GC_BF16)
+// 2^(n + r) with n = floor(x log2 e) and a minimax cubic of 2^r on [0, 1): relative error below 1e-4, a twentieth of
+// a bfloat16's. Overflows to infinity and underflows to zero.
+GC_INLINE Vec exp(Vec x) {
+  const __m512 t = (__m512)(x * splat(1.44269504f));
+  const Vec r = (Vec)_mm512_reduce_ps(t, 1);  // t - floor(t)
+  Vec p = splat(0.07802387f);
+  p = p * r + splat(0.22606693f);
+  p = p * r + splat(0.69583422f);
+  p = p * r + splat(0.99992508f);
+  return (Vec)_mm512_scalef_ps((__m512)p, t);
+}
+
+GC_INLINE Vec silu(Vec x) { return x * (Vec)_mm512_rcp14_ps((__m512)(splat(1.0f) + exp(-x))); }
+#else
 // exp by x = n ln2 + r, |r| <= ln2 / 2, and 1 + r + r^2 q(r) with q the minimax polynomial of degree 4 for the relative
 // error (3.1e-9 in exact arithmetic; in fp32 below 1.6e-7, tests/native/test_ops.py). Arguments are clamped to
 // [-87, 88], where the result is a normal number.
@@ -153,6 +168,7 @@ GC_INLINE Vec exp(Vec x) {
 }
 
 GC_INLINE Vec silu(Vec x) { return x / (splat(1.0f) + exp(-x)); }
+#endif
 
 }  // namespace
 }  // namespace gaitcrafter
