@@ -55,10 +55,16 @@ bool detect_bf16() {
   return all_set(cpuid(7, 1).eax, kBf16);
 }
 
+bool detect_int8() {
+  constexpr uint32_t kVnni = 1u << 11;  // leaf 7, ecx
+  return all_set(cpuid(7).ecx, kVnni);
+}
+
 #else
 
 Isa detect() { return Isa::kPortable; }
 bool detect_bf16() { return false; }
+bool detect_int8() { return false; }
 
 #endif
 
@@ -84,6 +90,11 @@ bool isa_supported(Isa isa) { return static_cast<int>(isa) <= static_cast<int>(w
 
 bool bf16_products_supported() {
   static const bool supported = detect_bf16();
+  return supported && isa_supported(Isa::kAvx512);
+}
+
+bool int8_products_supported() {
+  static const bool supported = detect_int8();
   return supported && isa_supported(Isa::kAvx512);
 }
 

@@ -16,6 +16,9 @@ bool isa_supported(Isa isa);
 // True if this processor multiplies pairs of bfloat16 (cpuid bit avx512_bf16) beside running kAvx512.
 bool bf16_products_supported();
 
+// True if this processor multiplies fours of 8-bit integers (cpuid bit avx512_vnni) beside running kAvx512.
+bool int8_products_supported();
+
 // The widest supported tier, or the one that the environment variable GAITCRAFTER_ISA names.
 // Throws kCapability if that one is not supported here, kInvalidRequest if the name is unknown.
 Isa choose_isa();

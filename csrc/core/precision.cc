@@ -2,17 +2,27 @@
 
 namespace gaitcrafter {
 
-std::string_view precision_name(Precision precision) { return precision == Precision::kBf16 ? "bf16" : "fp32"; }
+std::string_view precision_name(Precision precision) {
+  switch (precision) {
+    case Precision::kBf16:
+      return "bf16";
+    case Precision::kInt8:
+      return "int8";
+    default:
+      return "fp32";
+  }
+}
 
 std::optional<Precision> precision_named(std::string_view name) {
-  for (const Precision p : {Precision::kFp32, Precision::kBf16})
+  for (const Precision p : {Precision::kFp32, Precision::kBf16, Precision::kInt8})
     if (precision_name(p) == name) return p;
   return std::nullopt;
 }
 
 bool precision_supported(Precision precision, Isa isa) {
-  if (!isa_supported(isa)) return false;
-  return precision == Precision::kFp32 || (isa == Isa::kAvx512 && bf16_products_supported());
+  if (precision == Precision::kFp32) return isa_supported(isa);
+  if (isa != Isa::kAvx512 || !bf16_products_supported()) return false;
+  return precision == Precision::kBf16 || int8_products_supported();
 }
 
 Precision best_precision(Isa isa) {

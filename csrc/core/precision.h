@@ -10,15 +10,17 @@ namespace gaitcrafter {
 
 // kBf16: bfloat16 activations and weights; sums, statistics, softmax, the sampler and an eps-model's last layer are
 // fp32.
-enum class Precision : int { kFp32 = 0, kBf16 = 1 };
+// kInt8: kBf16 whose calibrated 3x3 convolutions multiply 8-bit integers.
+enum class Precision : int { kFp32 = 0, kBf16 = 1, kInt8 = 2 };
 
-// "fp32", "bf16".
+// "fp32", "bf16", "int8".
 std::string_view precision_name(Precision precision);
 
 // Nothing if no precision has that name.
 std::optional<Precision> precision_named(std::string_view name);
 
-// True if this processor runs the precision with that instruction set: bf16 needs avx512 and the avx512_bf16 cpuid bit.
+// True if this processor runs the precision with that instruction set: bf16 needs avx512 and the avx512_bf16 cpuid
+// bit, int8 avx512_vnni besides.
 bool precision_supported(Precision precision, Isa isa);
 
 // What "auto" comes to: bf16 where it is supported, else fp32.

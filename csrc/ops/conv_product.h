@@ -15,7 +15,6 @@ struct WindowProduct {
   int rows, columns;                    // of the window
   int row_shift = 0, column_shift = 0;  // its corner, from the pixel's place in the image
   Packed weight;
-  const float* bias;
 };
 
 // Walks a tile's pixels in order: where each lies in the image.
@@ -47,14 +46,18 @@ class PixelCursor {
   ptrdiff_t step_, row_step_, frame_step_;
 };
 
-// `address(cursor)` is the output pixel. Sums over channel blocks wait in `partial`, fp32, pixels x one panel.
-template <class AddressOf>
-void window_product(const ConvGrid& g, const ConvWindow& w, const WindowProduct& args, const Elem* image,
-                    float* partial, AddressOf address) {
+// `address(cursor)` is the output pixel, `finish(column)` how the sums of a panel begin and end. Sums over channel blocks
+// wait in `partial`, pixels x one panel.
+template <class Math, class FinishAt, class AddressOf>
+void window_product(const ConvGrid& g, const ConvWindow& w, const WindowProduct& args, const typename Math::A* image,
+                    typename Math::Partial* partial, FinishAt finish, AddressOf address) {
+  using A = typename Math::A;
+  using Partial = typename Math::Partial;
   const int pixels = w.pixels(g.width);
   for (int panel = 0; panel < panels_of(args.weight.n); ++panel) {
-    Product p = packed_product(args.weight, args.bias, panel);
+    ProductOf<Math> p = packed_product_of<Math>(args.weight, panel);
     const int column = first_column(args.weight.n, panel), columns = p.columns, width = p.vectors * kLanes;
+    p.finish = finish(column);
     for (int block = 0; block < g.blocks; ++block) {
       const int channels = block_channels(g, block);
       ptrdiff_t segment[kMaxWindow];
@@ -63,28 +66,28 @@ void window_product(const ConvGrid& g, const ConvWindow& w, const WindowProduct&
       p.segment = segment;
       p.segments = args.rows;
       p.k = args.columns * channels;
-      const Elem* base = image + block * image_block(g, w);
+      const A* base = image + block * image_block(g, w);
       const bool first = block == 0;
       PixelCursor cursor(g, w, channels);
       if (block + 1 < g.blocks) {
         p.columns = width;
-        panel_product<Layout::kRows, float, float>(p, pixels, [&](int i) {
-          float* c = partial + static_cast<ptrdiff_t>(i) * width;
-          const Row<float, float> row{base + cursor.place(), c, first ? nullptr : c};
+        panel_product<Layout::kRows, Partial, Partial>(p, pixels, [&](int i) {
+          Partial* c = partial + static_cast<ptrdiff_t>(i) * width;
+          const Row<Partial, Partial, A> row{base + cursor.place(), c, first ? nullptr : c};
           cursor.advance();
           return row;
         });
       } else {
         p.columns = columns;
-        panel_product<Layout::kRows, Elem, float>(p, pixels, [&](int i) {
-          const float* sum = first ? nullptr : partial + static_cast<ptrdiff_t>(i) * width;
-          const Row<Elem, float> row{base + cursor.place(), address(cursor) + column, sum};
+        panel_product<Layout::kRows, Elem, Partial>(p, pixels, [&](int i) {
+          const Partial* sum = first ? nullptr : partial + static_cast<ptrdiff_t>(i) * width;
+          const Row<Elem, Partial, A> row{base + cursor.place(), address(cursor) + column, sum};
           cursor.advance();
           return row;
         });
       }
-      p.b += static_cast<ptrdiff_t>(ceil_div(p.k, kPair)) * p.segments * p.b_pitch;
-      p.bias = nullptr;
+      p.b += static_cast<ptrdiff_t>(ceil_div(p.k, Math::kGroup)) * p.segments * p.b_pitch;
+      p.finish.begun();
     }
   }
 }

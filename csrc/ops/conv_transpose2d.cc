@@ -11,11 +11,12 @@ void conv_transpose2d(const ConvTranspose2d& args, TileRange tiles, std::byte* s
   float* partial = reinterpret_cast<float*>(scratch + g.image_bytes);
   for (int tile = tiles.begin; tile < tiles.end; ++tile) {
     const ConvWindow w = conv_window(g, tile);
-    fill_image(args.in, g, w, image);
+    fill_image(args.in, g, w, PixelCopy{}, image);
     for (int phase = 0; phase < 4; ++phase) {
       const int down = phase / 2, right = phase % 2;
-      const WindowProduct window{2, 2, down, right, args.phase[phase], args.bias};
-      window_product(g, w, window, image, partial, [&](const PixelCursor& p) {
+      const WindowProduct window{2, 2, down, right, args.phase[phase]};
+      const auto finish = [&](int column) { return ElementMath::Finish{args.bias + column}; };
+      window_product<ElementMath>(g, w, window, image, partial, finish, [&](const PixelCursor& p) {
         const ptrdiff_t row = (static_cast<ptrdiff_t>(w.frame + p.frame()) * g.height + w.row + p.row()) * 2 + down;
         return args.out.pixel<Elem>(row * 2 * g.width + 2 * p.column() + right);
       });

@@ -24,38 +24,45 @@ GC_INLINE ConvWindow conv_window(const ConvGrid& g, int tile) {
   return {frame, min_of(g.tile_frames, g.frames - frame), 0, g.height};
 }
 
-GC_INLINE void fill_zero(Elem* p, ptrdiff_t count) {
-  __builtin_memset(p, 0, static_cast<size_t>(count) * sizeof(Elem));
-}
+// How pixels get into an image: as they are, in the type of activations.
+struct PixelCopy {
+  using E = Elem;
 
-template <bool kActivate>
-GC_INLINE void copy_pixel(const Elem* x, const float* scale, const float* shift, int channels, Elem* y) {
-  int c = 0;
-  for (; c + kLanes <= channels; c += kLanes) {
-    const Vec v = load(x + c);
-    store(y + c, kActivate ? silu(v * load(scale + c) + load(shift + c)) : v);
+  // `pixels` pixels outside the frame, `count` channels from `channel` on.
+  GC_INLINE void pad(E* y, ptrdiff_t pixels, int, int count) const {
+    __builtin_memset(y, 0, static_cast<size_t>(pixels) * count * sizeof(E));
   }
-  const int rest = channels - c;
+  GC_INLINE void put(E* y, Vec v, int) const { store(y, v); }
+  GC_INLINE void put_first(E* y, Vec v, int, int n) const { store_first(y, v, n); }
+};
+
+template <bool kActivate, class Writer>
+GC_INLINE void copy_pixel(const Elem* x, const float* scale, const float* shift, int channel, int count,
+                          const Writer& writer, typename Writer::E* y) {
+  int c = 0;
+  for (; c + kLanes <= count; c += kLanes) {
+    const Vec v = load(x + c);
+    writer.put(y + c, kActivate ? silu(v * load(scale + c) + load(shift + c)) : v, channel + c);
+  }
+  const int rest = count - c;
   if (rest == 0) return;
   const Vec v = load_first(x + c, rest);
-  store_first(y + c, kActivate ? silu(v * load_first(scale + c, rest) + load_first(shift + c, rest)) : v, rest);
+  writer.put_first(y + c, kActivate ? silu(v * load_first(scale + c, rest) + load_first(shift + c, rest)) : v,
+                   channel + c, rest);
 }
 
 // Columns [-padding, image_width - padding) of image row `row` of a frame, channels [channel, channel + count).
-template <bool kActivate>
-void copy_row(const Tensor& in, const ConvGrid& g, int frame, int row, int channel, int count, Elem* y) {
-  const ptrdiff_t left = static_cast<ptrdiff_t>(g.padding) * count;
+template <bool kActivate, class Writer>
+void copy_row(const Tensor& in, const ConvGrid& g, int frame, int row, int channel, int count, const Writer& writer,
+              typename Writer::E* y) {
   const float* scale = kActivate ? in.pending.scale + frame * in.pending.frame_stride + channel : nullptr;
   const float* shift = kActivate ? in.pending.shift + frame * in.pending.frame_stride + channel : nullptr;
   const Elem* x = in.pixel<Elem>((static_cast<ptrdiff_t>(frame) * in.height + row) * in.width) + channel;
-  fill_zero(y, left);
-  if (!kActivate && in.pitch == count)
-    __builtin_memcpy(y + left, x, static_cast<size_t>(in.width) * count * sizeof(Elem));
-  else
-    for (int i = 0; i < in.width; ++i)
-      copy_pixel<kActivate>(x + i * in.pitch, scale, shift, count, y + left + i * count);
-  fill_zero(y + left + static_cast<ptrdiff_t>(in.width) * count,
-            static_cast<ptrdiff_t>(g.image_width - in.width) * count - left);
+  writer.pad(y, g.padding, channel, count);
+  y += static_cast<ptrdiff_t>(g.padding) * count;
+  for (int i = 0; i < in.width; ++i, x += in.pitch, y += count)
+    copy_pixel<kActivate>(x, scale, shift, channel, count, writer, y);
+  writer.pad(y, g.image_width - in.width - g.padding, channel, count);
 }
 
 // Elements of one frame, and of one channel block, of a tile's image.
@@ -70,25 +77,27 @@ GC_INLINE int block_channels(const ConvGrid& g, int block) {
   return min_of(g.channel_block, g.channels - block * g.channel_block);
 }
 
-// Where pairs are multiplied, the last step of a window row may reach past the image (product.h). What it meets there
-// is multiplied by zero, but may not be NaN.
-void fill_image(const Tensor& in, const ConvGrid& g, const ConvWindow& w, Elem* image) {
+// Where elements are multiplied in groups, the last step of a window row may reach past the image (product.h). What it
+// meets there is multiplied by zero, but may not be NaN.
+template <class Writer>
+void fill_image(const Tensor& in, const ConvGrid& g, const ConvWindow& w, const Writer& writer,
+                typename Writer::E* image) {
   const int rows = g.image_rows(w.rows);
   for (int block = 0; block < g.blocks; ++block) {
     const int count = block_channels(g, block), channel = block * g.channel_block;
     const ptrdiff_t row_elements = static_cast<ptrdiff_t>(g.image_width) * count;
     for (int f = 0; f < w.frames; ++f) {
-      Elem* y = image + block * image_block(g, w) + f * image_frame(g, w.rows);
+      typename Writer::E* y = image + block * image_block(g, w) + f * image_frame(g, w.rows);
       for (int r = 0; r < rows; ++r, y += row_elements) {
         const int row = w.row * g.stride + r - g.padding;
         if (row < 0 || row >= in.height)
-          fill_zero(y, row_elements);
+          writer.pad(y, g.image_width, channel, count);
         else if (in.pending.scale != nullptr)
-          copy_row<true>(in, g, w.frame + f, row, channel, count, y);
+          copy_row<true>(in, g, w.frame + f, row, channel, count, writer, y);
         else
-          copy_row<false>(in, g, w.frame + f, row, channel, count, y);
+          copy_row<false>(in, g, w.frame + f, row, channel, count, writer, y);
       }
-      if (kPair > 1) fill_zero(y, kPair);  // past the frame; the next one overwrites it
+      if (kPair > 1) __builtin_memset(y, 0, kPair * sizeof(Elem));  // past the frame; the next one overwrites it
     }
   }
 }

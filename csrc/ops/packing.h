@@ -1,5 +1,6 @@
 // How weights lie in memory: the K x N matrix of a product as column panels of a few vectors, each panel K rows long.
-// Where an instruction multiplies pairs (bfloat16), two rows of K lie interleaved: [k / 2][column][k % 2].
+// Where an instruction multiplies pairs (bfloat16) or fours (int8), as many rows of K lie interleaved:
+// [k / 4][column][k % 4].
 #pragma once
 
 #include <cstddef>

@@ -10,7 +10,7 @@
 
 namespace gaitcrafter {
 
-enum class DType : uint8_t { kF32, kBf16 };
+enum class DType : uint8_t { kF32, kBf16, kU8 };  // kU8: operands of int8 products only
 
 // The upper half of a float. Conversions round to nearest even; NaN stays NaN.
 struct Bf16 {
@@ -27,7 +27,7 @@ GC_INLINE void assign(Bf16& y, float x) {
   y.bits = static_cast<uint16_t>(x != x ? quiet : rounded);
 }
 
-GC_INLINE constexpr int bytes_of(DType type) { return type == DType::kF32 ? 4 : 2; }
+GC_INLINE constexpr int bytes_of(DType type) { return type == DType::kF32 ? 4 : type == DType::kBf16 ? 2 : 1; }
 
 // Waits to be applied by whoever reads the tensor: silu(x * scale[c] + shift[c]). Null scale: nothing is pending.
 struct Affine {
@@ -74,6 +74,6 @@ GC_INLINE constexpr int max_of(int a, int b) { return a > b ? a : b; }
 inline constexpr int kWidestLanes = 16;
 
 // Elements of K that one step of a product takes: dot-product instructions work on a few at once.
-GC_INLINE constexpr int pair_of(DType operand) { return operand == DType::kF32 ? 1 : 2; }
+GC_INLINE constexpr int pair_of(DType operand) { return 4 / bytes_of(operand); }
 
 }  // namespace gaitcrafter

@@ -88,6 +88,11 @@ void PlanBuilder::linear(const std::string& name, const Value& in, const Value& 
   add(std::move(node), {in.buffer, out.buffer}, static_cast<double>(out.pixels()) * in.channels * out.channels);
 }
 
+bool PlanBuilder::quantised(const std::string& name) const {
+  const std::vector<std::string>& layers = config_.quantisation.layers;
+  return int8_ && std::find(layers.begin(), layers.end(), name) != layers.end();
+}
+
 PlanBuilder::Convolved PlanBuilder::block_conv(const std::string& name, const Value& in, const Value& out,
                                                std::optional<AffineSlot> pending) {
   ConvNode node;
@@ -95,10 +100,18 @@ PlanBuilder::Convolved PlanBuilder::block_conv(const std::string& name, const Va
   node.out = out;
   node.pending = pending;
   const bool winograd = element_ == DType::kF32 && prefers_winograd(out.height, out.width, in.channels);
+  const DType operand = quantised(name) ? DType::kU8 : element_;
   node.grid = winograd ? winograd_grid(out.frames, out.height, out.width, in.channels)
-                       : conv_grid(element_, out.frames, out.height, out.width, in.channels, 3, 1);
+                       : conv_grid(operand, out.frames, out.height, out.width, in.channels, 3, 1);
   const TensorView weight = tensor(name + ".weight");
-  node.weight = winograd ? pack_winograd(packer_, weight) : pack_conv(packer_, weight);
+  if (operand == DType::kU8) {
+    const QuantisedConv q =
+        pack_quantised_conv(packer_, weight, tensor(name + ".input_low"), tensor(name + ".input_high"));
+    node.weight = q.weight;
+    node.quantised = q.arrays;
+  } else {
+    node.weight = winograd ? pack_winograd(packer_, weight) : pack_conv(packer_, weight);
+  }
   node.bias = padded_vector(packer_, tensor(name + ".bias"));
   if (config_.unet.norm == Norm::kGroupNorm)
     node.statistics = new_buffer(statistics_floats(node.grid, out.channels) * sizeof(float));

@@ -15,6 +15,7 @@ class PlanBuilder {
       : package_(package),
         config_(package.config()),
         element_(ops.element),
+        int8_(ops.int8),
         packer_(plan_.weights, ops),
         fp32_packer_(plan_.weights, fp32) {}
 
@@ -57,12 +58,15 @@ class PlanBuilder {
   void add(Node node, std::initializer_list<int> buffers, double multiply_adds = 0, size_t scratch_bytes = 0);
   Convolved block_conv(const std::string& name, const Value& in, const Value& out, std::optional<AffineSlot> pending);
   AffineSlot norm_affine(const std::string& name, const Convolved& convolved, ptrdiff_t film);
+  // True if the convolution has calibrated ranges and the op table multiplies 8-bit integers.
+  bool quantised(const std::string& name) const;
   double projection_cost(const Value& in, int hidden) const;
 
   const ModelPackage& package_;
   const ModelConfig& config_;
   Plan plan_;
   DType element_;
+  bool int8_;
   Packer packer_, fp32_packer_;
   const float* position_bias_ = nullptr;
 };

@@ -30,7 +30,7 @@ class Runner {
   void operator()(const PositionalNode& n) const { positional_embedding(n.spatial, n.frame, tensor(n.value)); }
 
   void operator()(const ConvNode& n) const {
-    Conv2d args{tensor(n.in), tensor(n.out), n.grid, n.weight, n.bias};
+    Conv2d args{tensor(n.in), tensor(n.out), n.grid, n.weight, n.bias, n.quantised ? &*n.quantised : nullptr};
     if (n.pending) args.in.pending = affine(*n.pending);
     if (n.statistics >= 0) args.out.statistics = buffer(n.statistics);
     ops_.conv2d(args, {0, n.grid.tiles}, scratch_);

@@ -42,6 +42,7 @@ struct ConvNode {
   ConvGrid grid;
   Packed weight;
   const float* bias = nullptr;
+  std::optional<Quantised> quantised;
 };
 
 struct UpsampleNode {

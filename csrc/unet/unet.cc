@@ -72,6 +72,11 @@ std::shared_ptr<const UNet> UNet::create(std::shared_ptr<const ModelPackage> pac
                                          " takes even dim, init_dim and head widths; this model has an odd one; "
                                          "use precision fp32");
   }
+  if (precision == Precision::kInt8 && package->config().quantisation.layers.empty()) {
+    throw Error(Status::kCapability,
+                "precision int8 needs calibrated ranges, and this model has none; make a calibrated copy with "
+                "gaitcrafter-rt quantise MODEL OUT, or use precision bf16");
+  }
   return std::make_shared<NativeUNet>(std::move(package), isa, precision);
 }
 

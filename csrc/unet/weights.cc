@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <vector>
 
 namespace gaitcrafter {
 namespace {
@@ -49,6 +50,55 @@ Packed pack_conv(const Packer& packer, const TensorView& weight) {
     if (at.channel < 0) return 0.0f;
     return weight.data[((static_cast<ptrdiff_t>(n) * in + at.channel) * kernel + at.row) * kernel + at.column];
   });
+}
+
+QuantisedConv pack_quantised_conv(const Packer& packer, const TensorView& weight, const TensorView& low,
+                                  const TensorView& high) {
+  const int out = extent(weight, 0), in = extent(weight, 1), taps = extent(weight, 2) * extent(weight, 3);
+  std::vector<float> step(static_cast<size_t>(in)), scale(static_cast<size_t>(out));
+  std::vector<int> zero(step.size());
+  for (size_t c = 0; c < step.size(); ++c) {
+    step[c] = (high.data[c] - low.data[c]) / 255.0f;
+    zero[c] = static_cast<int>(std::clamp(std::lrint(-low.data[c] / step[c]), 0L, 255L));
+  }
+  const auto at = [&](int n, int c, int tap) {
+    return weight.data[(static_cast<ptrdiff_t>(n) * in + c) * taps + tap] * step[static_cast<size_t>(c)];
+  };
+  for (int n = 0; n < out; ++n) {
+    float most = 0;
+    for (int c = 0; c < in; ++c)
+      for (int tap = 0; tap < taps; ++tap) most = std::max(most, std::fabs(at(n, c, tap)));
+    scale[static_cast<size_t>(n)] = most > 0 ? most / 127.0f : 1.0f;
+  }
+  const auto integer = [&](int n, int c, int tap) { return std::lrint(at(n, c, tap) / scale[static_cast<size_t>(n)]); };
+
+  WeightStore& store = packer.store;
+  const size_t padded = static_cast<size_t>(round_up(out, kWidestLanes));
+  QuantisedConv q;
+  q.arrays.inverse_step = store.floats(step.size(), [&](float* y) {
+    for (const float s : step) *y++ = 1.0f / s;
+  });
+  q.arrays.zero = store.floats(zero.size(), [&](float* y) { std::copy(zero.begin(), zero.end(), y); });
+  q.arrays.zero_bytes = static_cast<const uint8_t*>(store.array(
+      zero.size(), [&](void* y) { std::copy(zero.begin(), zero.end(), static_cast<uint8_t*>(y)); }));
+  q.arrays.scale = store.floats(padded, [&](float* y) { std::copy(scale.begin(), scale.end(), y); });
+  q.arrays.start = static_cast<const int32_t*>(store.array(padded * sizeof(int32_t), [&](void* memory) {
+    for (int n = 0; n < out; ++n) {
+      long sum = 0;
+      for (int c = 0; c < in; ++c)
+        for (int tap = 0; tap < taps; ++tap) sum += integer(n, c, tap) * zero[static_cast<size_t>(c)];
+      static_cast<int32_t*>(memory)[n] = static_cast<int32_t>(-sum);
+    }
+  }));
+  Packer bytes = packer;
+  bytes.element = DType::kU8;
+  const int kernel = extent(weight, 2);
+  const WindowOrder order{in, kernel, kernel, bytes.pair()};
+  q.weight = pack_matrices(bytes, 1, order.size(), out, [&](int k, int n, int) {
+    const WindowIndex i = order.at(k);
+    return i.channel < 0 ? 0.0f : static_cast<float>(integer(n, i.channel, i.row * kernel + i.column));
+  });
+  return q;
 }
 
 Packed pack_winograd(const Packer& packer, const TensorView& weight) {

@@ -1,6 +1,7 @@
 // Weights of a package in the layouts that the ops read (ops/packing.h).
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 
 #include "model/package.h"
@@ -27,8 +28,10 @@ class ElementWriter {
   void put(float x) {
     if (element_ == DType::kF32)
       static_cast<float*>(memory_)[at_++] = x;
-    else
+    else if (element_ == DType::kBf16)
       assign(static_cast<Bf16*>(memory_)[at_++], x);
+    else
+      static_cast<int8_t*>(memory_)[at_++] = static_cast<int8_t>(std::lrint(x));
   }
 
  private:
@@ -62,6 +65,14 @@ const float* padded_vector(const Packer& packer, const TensorView& vector);
 
 // [out, in, kernel, kernel] with K = [channel block][ky][kx][channel], every ky padded to whole pairs.
 Packed pack_conv(const Packer& packer, const TensorView& weight);
+
+// [out, in, kernel, kernel] as 8-bit integers, and what goes with them (ops/conv2d.h), for inputs in low[in] .. high[in].
+struct QuantisedConv {
+  Packed weight;
+  Quantised arrays;
+};
+QuantisedConv pack_quantised_conv(const Packer& packer, const TensorView& weight, const TensorView& low,
+                                  const TensorView& high);
 
 // [out, in, 3, 3] as 16 matrices G g G^T, [row][column], each packed with K = in (ops/winograd.h).
 Packed pack_winograd(const Packer& packer, const TensorView& weight);

@@ -49,6 +49,24 @@ Array conv2d(const std::string& isa, const Array& x, const Array& weight, const 
   return out.array();
 }
 
+// By 8-bit integers, for inputs (after the pending affine) in low .. high of their channel.
+Array conv2d_int8(const Array& x, const Array& weight, const Array& bias, const Array& low, const Array& high,
+                  const MaybeArray& scale, const MaybeArray& shift) {
+  Ops ops("avx512 int8");
+  Image in = ops.image(x);
+  const Tensor& t = in.tensor();
+  Image out = ops.image(t.frames, t.height, t.width, static_cast<int>(weight.shape(0)));
+  in.tensor().pending = pending(scale, shift);
+  const QuantisedConv packed = pack_quantised_conv(ops.packer, view(weight), view(low), view(high));
+  const ConvGrid grid =
+      conv_grid(DType::kU8, t.frames, t.height, t.width, t.channels, static_cast<int>(weight.shape(2)), 1);
+  const Conv2d args{in.tensor(), out.tensor(), grid, packed.weight, padded_vector(ops.packer, view(bias)), &packed.arrays};
+  Scratch scratch(grid.scratch_bytes);
+  in_two(grid.tiles, [&](TileRange r) { ops.table.conv2d(args, r, scratch.data()); });
+  scratch.check();
+  return out.array();
+}
+
 Array conv_transpose2d(const std::string& isa, const Array& x, const Array& weight, const Array& bias) {
   Ops ops(isa);
   Image in = ops.image(x);
@@ -265,6 +283,8 @@ void bind_ops(py::module_& m) {
   const auto none = py::none();
   m.def("conv2d", &conv2d, py::arg("isa"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("stride") = 1,
         py::arg("scale") = none, py::arg("shift") = none, py::arg("winograd") = false);
+  m.def("conv2d_int8", &conv2d_int8, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("low"), py::arg("high"),
+        py::arg("scale") = none, py::arg("shift") = none);
   m.def("conv_transpose2d", &conv_transpose2d);
   m.def("linear", &linear, py::arg("isa"), py::arg("x"), py::arg("weight"), py::arg("bias"),
         py::arg("residual") = none);

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TABLES = {"portable": "kOpsPortable", "avx2": "kOpsAvx2", "avx512": "kOpsAvx512", "avx512 bf16": "kOpsAvx512Bf16"}
+TABLES = {"portable": "kOpsPortable", "avx2": "kOpsAvx2", "avx512": "kOpsAvx512", "avx512 bf16": "kOpsAvx512Bf16", "avx512 int8": "kOpsAvx512Int8"}
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
 FLAGS = {
     "portable": [],
     "avx2": ["-mavx2", "-mfma"],
     "avx512": AVX512,
     "avx512 bf16": [*AVX512, "-mavx512bf16", "-DGC_BF16=1"],
+    "avx512 int8": [*AVX512, "-mavx512bf16", "-mavx512vnni", "-DGC_BF16=1", "-DGC_INT8=1"],
 }
 
 
