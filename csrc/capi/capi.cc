@@ -227,7 +227,8 @@ gc_status gc_precision_supported(const char* name, int* supported) {
     const std::string wanted = &given(name, "name");
     const std::optional<Precision> precision = precision_named(wanted);
     if (!precision) {
-      throw Error(Status::kInvalidRequest, "precision is \"" + wanted + "\"; allowed are \"fp32\", \"bf16\" and \"int8\"");
+      throw Error(Status::kInvalidRequest,
+                  "precision is \"" + wanted + "\"; allowed are \"fp32\", \"fp32-winograd\", \"bf16\" and \"int8\"");
     }
     given(supported, "supported") = precision_supported(*precision, choose_isa()) ? 1 : 0;
   });

@@ -8,19 +8,21 @@ std::string_view precision_name(Precision precision) {
       return "bf16";
     case Precision::kInt8:
       return "int8";
+    case Precision::kFp32Winograd:
+      return "fp32-winograd";
     default:
       return "fp32";
   }
 }
 
 std::optional<Precision> precision_named(std::string_view name) {
-  for (const Precision p : {Precision::kFp32, Precision::kBf16, Precision::kInt8})
+  for (const Precision p : kPrecisions)
     if (precision_name(p) == name) return p;
   return std::nullopt;
 }
 
 bool precision_supported(Precision precision, Isa isa) {
-  if (precision == Precision::kFp32) return isa_supported(isa);
+  if (precision == Precision::kFp32 || precision == Precision::kFp32Winograd) return isa_supported(isa);
   if (isa != Isa::kAvx512 || !bf16_products_supported()) return false;
   return precision == Precision::kBf16 || int8_products_supported();
 }

@@ -10,11 +10,15 @@ namespace gaitcrafter {
 
 // kBf16: bfloat16 activations and weights; sums, statistics, softmax, the sampler and an eps-model's last layer are
 // fp32.
+// kFp32Winograd: kFp32 with its 3x3 convolutions by Winograd's F(2x2, 3x3): fewer multiplications, another rounding.
 // kInt8: kBf16 whose calibrated 3x3 convolutions multiply 8-bit integers.
-enum class Precision : int { kFp32 = 0, kBf16 = 1, kInt8 = 2 };
+enum class Precision : int { kFp32 = 0, kBf16 = 1, kInt8 = 2, kFp32Winograd = 3 };
 
-// "fp32", "bf16", "int8".
+// "fp32", "fp32-winograd", "bf16", "int8".
 std::string_view precision_name(Precision precision);
+
+inline constexpr Precision kPrecisions[] = {Precision::kFp32, Precision::kFp32Winograd, Precision::kBf16,
+                                            Precision::kInt8};
 
 // Nothing if no precision has that name.
 std::optional<Precision> precision_named(std::string_view name);

@@ -34,7 +34,8 @@ void check_options(const EngineOptions& o) {
                 "device \"" + o.device + "\" is not in this build of the native engine; use \"cpu\"");
   }
   if (o.precision != "auto" && !precision_named(o.precision)) {
-    refuse("precision is \"" + o.precision + "\"; allowed are \"auto\", \"fp32\", \"bf16\" and \"int8\"");
+    refuse("precision is \"" + o.precision +
+           "\"; allowed are \"auto\", \"fp32\", \"fp32-winograd\", \"bf16\" and \"int8\"");
   }
   if (o.threads < 0 || o.threads > kMaxThreads) {
     refuse("threads is " + std::to_string(o.threads) + "; allowed are 1 to " + std::to_string(kMaxThreads) +

@@ -43,9 +43,10 @@ void quantised_tile(const Conv2d& args, const ConvWindow& w, std::byte* scratch)
   const Quantised& q = *args.quantised;
   uint8_t* image = reinterpret_cast<uint8_t*>(scratch);
   fill_image(args.in, args.grid, w, PixelQuantisation{q}, image);
-  direct_product<Int8Math>(args, w, image, reinterpret_cast<int32_t*>(scratch + args.grid.image_bytes), [&](int column) {
-    return Int8Math::Finish{q.start + column, q.scale + column, args.bias + column};
-  });
+  direct_product<Int8Math>(args, w, image, reinterpret_cast<int32_t*>(scratch + args.grid.image_bytes),
+                           [&](int column) {
+                             return Int8Math::Finish{q.start + column, q.scale + column, args.bias + column};
+                           });
 }
 #endif
 

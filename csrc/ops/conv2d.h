@@ -14,11 +14,11 @@ namespace gaitcrafter {
 // With `quantised` (op tables of precision int8 alone) activations and weights are multiplied as 8-bit integers
 // (int8_product.h); `weight` is then int8, in groups of four, and `grid` one for operands of one byte.
 struct Quantised {
-  const float* inverse_step = nullptr;       // [C], of the input's channels
-  const float* zero = nullptr;               // [C], whole numbers in 0..255
-  const uint8_t* zero_bytes = nullptr;       // the same
-  const float* scale = nullptr;              // [N], whole vectors
-  const int32_t* start = nullptr;            // [N], whole vectors: minus the zero points' share of every sum
+  const float* inverse_step = nullptr;  // [C], of the input's channels
+  const float* zero = nullptr;          // [C], whole numbers in 0..255
+  const uint8_t* zero_bytes = nullptr;  // the same
+  const float* scale = nullptr;         // [N], whole vectors
+  const int32_t* start = nullptr;       // [N], whole vectors: minus the zero points' share of every sum
 };
 
 struct Conv2d {

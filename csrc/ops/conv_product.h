@@ -46,8 +46,8 @@ class PixelCursor {
   ptrdiff_t step_, row_step_, frame_step_;
 };
 
-// `address(cursor)` is the output pixel, `finish(column)` how the sums of a panel begin and end. Sums over channel blocks
-// wait in `partial`, pixels x one panel.
+// `address(cursor)` is the output pixel, `finish(column)` how the sums of a panel begin and end. Sums over channel
+// blocks wait in `partial`, pixels x one panel.
 template <class Math, class FinishAt, class AddressOf>
 void window_product(const ConvGrid& g, const ConvWindow& w, const WindowProduct& args, const typename Math::A* image,
                     typename Math::Partial* partial, FinishAt finish, AddressOf address) {

@@ -1,8 +1,8 @@
 // Products of unsigned 8-bit activations with signed 8-bit weights, for the convolutions of the int8 tier.
 //
-//   x = (q - zero[c]) * step[c], one step and zero point per input channel (calibrated); step is folded into the weights
-//   W[n][k] * step[c] = v[n][k] * scale[n], one scale per output channel
-//   sum_k W x = scale[n] * (sum_k v q - sum_k v zero): the second sum is an integer, known beforehand, where sums start
+//   x = (q - zero[c]) * step[c], one step and zero point per input channel (calibrated); step is folded into the
+//   weights W[n][k] * step[c] = v[n][k] * scale[n], one scale per output channel sum_k W x = scale[n] * (sum_k v q -
+//   sum_k v zero): the second sum is an integer, known beforehand, where sums start
 //
 // So zero points cost nothing and are exact, and a pixel outside the frame, which is the value 0, is q = zero.
 #pragma once
@@ -68,10 +68,12 @@ struct PixelQuantisation {
   const Quantised& q;
 
   GC_INLINE void pad(E* y, ptrdiff_t pixels, int channel, int count) const {
-    for (ptrdiff_t i = 0; i < pixels; ++i, y += count) __builtin_memcpy(y, q.zero_bytes + channel, static_cast<size_t>(count));
+    for (ptrdiff_t i = 0; i < pixels; ++i, y += count)
+      __builtin_memcpy(y, q.zero_bytes + channel, static_cast<size_t>(count));
   }
   GC_INLINE void put(E* y, Vec v, int channel) const {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(y), rounded(v * load(q.inverse_step + channel) + load(q.zero + channel)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(y),
+                     rounded(v * load(q.inverse_step + channel) + load(q.zero + channel)));
   }
   GC_INLINE void put_first(E* y, Vec v, int channel, int n) const {
     const Vec x = v * load_first(q.inverse_step + channel, n) + load_first(q.zero + channel, n);

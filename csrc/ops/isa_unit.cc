@@ -28,11 +28,6 @@ void map_array(const float* x, float* y, ptrdiff_t count) {
 extern const OpTable GC_OP_TABLE;
 const OpTable GC_OP_TABLE = {
     kElem,
-#if defined(GC_INT8)
-    true,
-#else
-    false,
-#endif
     kLanes,
     kMaxVectors,
     conv2d,

@@ -19,11 +19,10 @@ const OpTable& op_table(Isa isa, Precision precision) {
   }
   if (!precision_supported(precision, isa)) {
     throw Error(Status::kCapability,
-                "precision " + std::string(precision_name(precision)) +
-                    " needs a processor with " +
-                                         (precision == Precision::kInt8 ? "avx512_bf16 and avx512_vnni" : "avx512_bf16") +
-                                         " and the instruction set avx512; this engine runs " +
-                    std::string(isa_name(isa)) + "; use precision fp32 or auto");
+                "precision " + std::string(precision_name(precision)) + " needs a processor with " +
+                    (precision == Precision::kInt8 ? "avx512_bf16 and avx512_vnni" : "avx512_bf16") +
+                    " and the instruction set avx512; this engine runs " + std::string(isa_name(isa)) +
+                    "; use precision fp32 or auto");
   }
   if (precision == Precision::kBf16) return kOpsAvx512Bf16;
   if (precision == Precision::kInt8) return kOpsAvx512Int8;

@@ -19,7 +19,6 @@ namespace gaitcrafter {
 // initial value.
 struct OpTable {
   DType element;
-  bool int8;               // conv2d takes quantised weights
   int lanes, max_vectors;  // shape of the weight panels (packing.h)
   void (*conv2d)(const Conv2d&, TileRange, std::byte* scratch);
   void (*conv_transpose2d)(const ConvTranspose2d&, TileRange, std::byte* scratch);

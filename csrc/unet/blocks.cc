@@ -90,7 +90,7 @@ void PlanBuilder::linear(const std::string& name, const Value& in, const Value& 
 
 bool PlanBuilder::quantised(const std::string& name) const {
   const std::vector<std::string>& layers = config_.quantisation.layers;
-  return int8_ && std::find(layers.begin(), layers.end(), name) != layers.end();
+  return precision_ == Precision::kInt8 && std::find(layers.begin(), layers.end(), name) != layers.end();
 }
 
 PlanBuilder::Convolved PlanBuilder::block_conv(const std::string& name, const Value& in, const Value& out,
@@ -99,7 +99,7 @@ PlanBuilder::Convolved PlanBuilder::block_conv(const std::string& name, const Va
   node.in = in;
   node.out = out;
   node.pending = pending;
-  const bool winograd = element_ == DType::kF32 && prefers_winograd(out.height, out.width, in.channels);
+  const bool winograd = precision_ == Precision::kFp32Winograd && prefers_winograd(out.height, out.width, in.channels);
   const DType operand = quantised(name) ? DType::kU8 : element_;
   node.grid = winograd ? winograd_grid(out.frames, out.height, out.width, in.channels)
                        : conv_grid(operand, out.frames, out.height, out.width, in.channels, 3, 1);

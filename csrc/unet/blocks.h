@@ -11,11 +11,11 @@ namespace gaitcrafter {
 
 class PlanBuilder {
  public:
-  PlanBuilder(const ModelPackage& package, const OpTable& ops, const OpTable& fp32)
+  PlanBuilder(const ModelPackage& package, Precision precision, const OpTable& ops, const OpTable& fp32)
       : package_(package),
         config_(package.config()),
         element_(ops.element),
-        int8_(ops.int8),
+        precision_(precision),
         packer_(plan_.weights, ops),
         fp32_packer_(plan_.weights, fp32) {}
 
@@ -58,7 +58,7 @@ class PlanBuilder {
   void add(Node node, std::initializer_list<int> buffers, double multiply_adds = 0, size_t scratch_bytes = 0);
   Convolved block_conv(const std::string& name, const Value& in, const Value& out, std::optional<AffineSlot> pending);
   AffineSlot norm_affine(const std::string& name, const Convolved& convolved, ptrdiff_t film);
-  // True if the convolution has calibrated ranges and the op table multiplies 8-bit integers.
+  // True if the precision is int8 and the convolution has calibrated ranges.
   bool quantised(const std::string& name) const;
   double projection_cost(const Value& in, int hidden) const;
 
@@ -66,7 +66,7 @@ class PlanBuilder {
   const ModelConfig& config_;
   Plan plan_;
   DType element_;
-  bool int8_;
+  Precision precision_;
   Packer packer_, fp32_packer_;
   const float* position_bias_ = nullptr;
 };

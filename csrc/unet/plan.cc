@@ -6,10 +6,10 @@ namespace gaitcrafter {
 
 // Skips are written straight into the second half of the buffer that the way up reads as a concatenation; what comes
 // from below is written into the first half.
-Plan build_plan(const ModelPackage& package, const OpTable& ops, const OpTable& fp32) {
+Plan build_plan(const ModelPackage& package, Precision precision, const OpTable& ops, const OpTable& fp32) {
   const ModelConfig& config = package.config();
   const UNetConfig& u = config.unet;
-  PlanBuilder b(package, ops, fp32);
+  PlanBuilder b(package, precision, ops, fp32);
   const int levels = static_cast<int>(u.dim_mults.size());
   const auto width = [&](int i) { return i < 0 ? u.init_dim : u.dim * u.dim_mults[static_cast<size_t>(i)]; };
   const auto height_at = [&](int i) { return config.clip.height / u.patch >> i; };

@@ -147,9 +147,9 @@ struct Plan {
   size_t workspace_bytes() const { return placement.bytes + scratch_bytes; }
 };
 
-// A plan for `ops`; `fp32` is the table of the same instruction set that serves the layers that stay fp32.
-// Throws std::bad_alloc, kCapability if the precision does not take the model's widths. The package must outlive the
-// plan.
-Plan build_plan(const ModelPackage& package, const OpTable& ops, const OpTable& fp32);
+// A plan for `precision` and its table `ops`; `fp32` is the table of the same instruction set that serves the layers
+// that stay fp32. Throws std::bad_alloc, kCapability if the precision does not take the model's widths. The package
+// must outlive the plan.
+Plan build_plan(const ModelPackage& package, Precision precision, const OpTable& ops, const OpTable& fp32);
 
 }  // namespace gaitcrafter

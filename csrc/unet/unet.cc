@@ -18,7 +18,7 @@ class NativeUNet final : public UNet {
         precision_(precision),
         ops_(op_table(isa, precision)),
         fp32_(op_table(isa, Precision::kFp32)),
-        plan_(build_plan(*package_, ops_, fp32_)),
+        plan_(build_plan(*package_, precision, ops_, fp32_)),
         map_floats_(input_map_floats(package_->config())) {}
 
   const ModelConfig& config() const override { return package_->config(); }
@@ -63,7 +63,8 @@ class NativeUNet final : public UNet {
 
 bool widths_suit(const UNetConfig& u, Precision precision) {
   const int widths = u.dim | u.init_dim | u.attention_dim_head | u.linear_dim_head;
-  return precision == Precision::kFp32 || widths % 2 == 0;
+  const bool pairs = precision == Precision::kBf16 || precision == Precision::kInt8;
+  return !pairs || widths % 2 == 0;
 }
 
 std::shared_ptr<const UNet> UNet::create(std::shared_ptr<const ModelPackage> package, Isa isa, Precision precision) {

@@ -79,8 +79,8 @@ QuantisedConv pack_quantised_conv(const Packer& packer, const TensorView& weight
     for (const float s : step) *y++ = 1.0f / s;
   });
   q.arrays.zero = store.floats(zero.size(), [&](float* y) { std::copy(zero.begin(), zero.end(), y); });
-  q.arrays.zero_bytes = static_cast<const uint8_t*>(store.array(
-      zero.size(), [&](void* y) { std::copy(zero.begin(), zero.end(), static_cast<uint8_t*>(y)); }));
+  q.arrays.zero_bytes = static_cast<const uint8_t*>(
+      store.array(zero.size(), [&](void* y) { std::copy(zero.begin(), zero.end(), static_cast<uint8_t*>(y)); }));
   q.arrays.scale = store.floats(padded, [&](float* y) { std::copy(scale.begin(), scale.end(), y); });
   q.arrays.start = static_cast<const int32_t*>(store.array(padded * sizeof(int32_t), [&](void* memory) {
     for (int n = 0; n < out; ++n) {

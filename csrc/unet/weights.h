@@ -66,7 +66,8 @@ const float* padded_vector(const Packer& packer, const TensorView& vector);
 // [out, in, kernel, kernel] with K = [channel block][ky][kx][channel], every ky padded to whole pairs.
 Packed pack_conv(const Packer& packer, const TensorView& weight);
 
-// [out, in, kernel, kernel] as 8-bit integers, and what goes with them (ops/conv2d.h), for inputs in low[in] .. high[in].
+// [out, in, kernel, kernel] as 8-bit integers, and what goes with them (ops/conv2d.h), for inputs in low[in] ..
+// high[in].
 struct QuantisedConv {
   Packed weight;
   Quantised arrays;

@@ -60,7 +60,8 @@ Array conv2d_int8(const Array& x, const Array& weight, const Array& bias, const 
   const QuantisedConv packed = pack_quantised_conv(ops.packer, view(weight), view(low), view(high));
   const ConvGrid grid =
       conv_grid(DType::kU8, t.frames, t.height, t.width, t.channels, static_cast<int>(weight.shape(2)), 1);
-  const Conv2d args{in.tensor(), out.tensor(), grid, packed.weight, padded_vector(ops.packer, view(bias)), &packed.arrays};
+  const Conv2d args{in.tensor(),   out.tensor(), grid, packed.weight, padded_vector(ops.packer, view(bias)),
+                    &packed.arrays};
   Scratch scratch(grid.scratch_bytes);
   in_two(grid.tiles, [&](TileRange r) { ops.table.conv2d(args, r, scratch.data()); });
   scratch.check();
