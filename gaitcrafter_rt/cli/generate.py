@@ -38,7 +38,8 @@ def sampler_options(command: Any) -> Any:
             click.option("--threads", type=int, help="1 to 256.  [default: one per processor]"),
             click.option("--device", default="cpu", show_default=True),
             click.option(
-                "--precision", type=click.Choice(["auto", "fp32", "fp32-winograd", "bf16", "int8"]), default="auto", show_default=True,
+                "--precision", type=click.Choice(["auto", "fp32", "fp32-winograd", "bf16", "int8"]),
+                default="auto", show_default=True,
                 help="auto is bf16 where the processor has avx512_bf16, else fp32; int8 needs a calibrated model.",
             ),
         )

@@ -14,7 +14,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TABLES = {"portable": "kOpsPortable", "avx2": "kOpsAvx2", "avx512": "kOpsAvx512", "avx512 bf16": "kOpsAvx512Bf16", "avx512 int8": "kOpsAvx512Int8"}
+TABLES = {
+    "portable": "kOpsPortable",
+    "avx2": "kOpsAvx2",
+    "avx512": "kOpsAvx512",
+    "avx512 bf16": "kOpsAvx512Bf16",
+    "avx512 int8": "kOpsAvx512Int8",
+}
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
 FLAGS = {
     "portable": [],
