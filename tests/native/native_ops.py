@@ -13,6 +13,7 @@ import pytest
 import torch
 
 ISAS = ("portable", "avx2", "avx512")
+BF16 = "avx512 bf16"  # the op table of that instruction set and precision
 HERE = Path(__file__).parent
 
 
@@ -25,10 +26,14 @@ def load() -> ModuleType:
     pytest.skip("_gc_test is not built; configure with -DGAITCRAFTER_TESTS=ON -DGAITCRAFTER_DEV_TREE=ON", allow_module_level=True)
 
 
-def need(native: ModuleType, isa: str) -> str:
+def need(native: ModuleType, table: str, module: bool = False) -> str:
+    """Skips the test, or the module, where the processor lacks an op table: an instruction set, or one and a precision."""
+    isa, _, precision = table.partition(" ")
     if not native.isa_supported(isa):
-        pytest.skip(f"this processor has no {isa}")
-    return isa
+        pytest.skip(f"this processor has no {isa}", allow_module_level=module)
+    if precision and not native.precision_supported(precision, isa):
+        pytest.skip(f"this processor has no {isa}_{precision}", allow_module_level=module)
+    return table
 
 
 def pixels(x: torch.Tensor) -> np.ndarray:
