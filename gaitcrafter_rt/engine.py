@@ -14,7 +14,7 @@ from .clips import ClipBatch
 from .conditions import Condition, ConditionTable, Vocabulary
 from .config import AXES
 from .errors import InvalidRequestError, OutOfMemoryError
-from .install import native, version
+from .install import engine_build, native, version
 from .models import resolve_model
 
 MAX_CLIPS = 1 << 20
@@ -85,6 +85,25 @@ class Engine:
         """(frames, height, width)."""
         return self.info["frames"], self.info["height"], self.info["width"]
 
+    @property
+    def build(self) -> str:
+        """sha256 of the native library: equal builds make equal bits on one instruction set."""
+        return engine_build()
+
+    def resolve_sampler(
+        self, *, sampler: str | None = None, steps: int | None = None, eta: float | None = None, guidance: float | None = None,
+        spacing: str | None = None, thresholding: str | None = None, dynamic_percentile: float | None = None,
+        rederive_eps: bool | None = None, null_axes: Sequence[str] | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The sampler arguments of :meth:`generate` with the model's defaults filled in, ``sampler`` named ``kind``.
+
+        Raises InvalidRequestError for what this model does not allow.
+        """
+        return self._settings(
+            kind=sampler, steps=steps, eta=eta, guidance=guidance, spacing=spacing, thresholding=thresholding,
+            dynamic_percentile=dynamic_percentile, rederive_eps=rederive_eps, null_axes=null_axes,
+        )  # fmt: skip
+
     def close(self) -> None:
         """Free the model; later calls raise InvalidRequestError."""
         self._native.close()
@@ -138,8 +157,8 @@ class Engine:
         """
         if isinstance(conditions, Condition | Mapping):
             conditions = [conditions]
-        settings = self._settings(
-            kind=sampler, steps=steps, eta=eta, guidance=guidance, spacing=spacing, thresholding=thresholding,
+        settings = self.resolve_sampler(
+            sampler=sampler, steps=steps, eta=eta, guidance=guidance, spacing=spacing, thresholding=thresholding,
             dynamic_percentile=dynamic_percentile, rederive_eps=rederive_eps, null_axes=null_axes,
         )  # fmt: skip
         if isinstance(conditions, str) or not isinstance(conditions, Sequence):

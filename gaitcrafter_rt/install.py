@@ -33,6 +33,18 @@ def cmake_dir() -> Path:
     return folder
 
 
+@cache
+def engine_build() -> str:
+    """sha256 of the native library, hexadecimal. Raises CapabilityError if it is not built here."""
+    import hashlib
+
+    path = PACKAGE / "lib" / "libgaitcrafter.so"
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as e:
+        raise CapabilityError(f"{path} cannot be read ({e.strerror}); the native library is not built here") from e
+
+
 def native() -> ModuleType:
     """The extension module. Raises CapabilityError with what to do if it is not there or does not load."""
     try:

@@ -75,23 +75,30 @@ struct Engine::Run {
   std::atomic<bool> stop{false};
 };
 
-Engine::Engine(const std::string& path, const EngineOptions& options) : owner_(::getpid()) {
+Engine::Engine(const std::string& path, const EngineOptions& options) {
   check_options(options);
   const Isa isa = isa_from(options.isa);
   package_ = ModelPackage::open(path);
   const ModelConfig& c = package_->config();
   clip_floats_ = size_t(c.unet.channels) * size_t(c.clip.frames) * size_t(c.clip.height) * size_t(c.clip.width);
   unet_ = UNet::create(package_, isa, precision_from(options.precision, isa, c.unet));
-  const int threads = options.threads > 0 ? options.threads : std::min(available_processors(), kMaxThreads);
-  pool_ = std::make_unique<Pool>(threads);
+  threads_ = options.threads > 0 ? options.threads : std::min(available_processors(), kMaxThreads);
+}
+
+// Started late, so that a process may open a model once and fork workers that share its weights.
+Pool& Engine::pool() {
+  if (!pool_) {
+    pool_ = std::make_unique<Pool>(threads_);
+    owner_ = ::getpid();
+  }
+  return *pool_;
 }
 
 size_t Engine::packed_bytes() const { return gaitcrafter::packed_bytes(clip_floats_); }
 
 void Engine::check(const GenerateRequest& request, const GenerateOutput& output) const {
-  if (owner_ != ::getpid()) {
-    refuse(
-        "this engine was opened before the process forked and its threads stayed behind; open it in the new process");
+  if (const long owner = owner_; owner != 0 && owner != ::getpid()) {
+    refuse("this engine ran before the process forked and its threads stayed behind; open it in the new process");
   }
   if (request.count < 1 || request.count > kMaxClips) {
     refuse("count is " + std::to_string(request.count) + "; a request takes 1 to " + std::to_string(kMaxClips) +
@@ -170,7 +177,8 @@ void Engine::generate(const GenerateRequest& request, const GenerateOutput& outp
   const auto time = unet_->prepare_time(table.timesteps());
 
   Run run{request, output, table, conditions.clips(), {}};
-  const int workers = static_cast<int>(std::min<uint64_t>(request.count, static_cast<uint64_t>(pool_->size())));
+  const int workers = static_cast<int>(std::min<uint64_t>(request.count, static_cast<uint64_t>(threads_)));
+  Pool& threads = pool();
   try {
     for (int i = 0; i < workers; ++i) run.lanes.push_back(std::make_unique<CpuBackend>(denoiser, table, *time));
   } catch (const std::bad_alloc&) {
@@ -199,7 +207,7 @@ void Engine::generate(const GenerateRequest& request, const GenerateOutput& outp
     }
   };
   report();
-  pool_->run(
+  threads.run(
       workers, [&](int worker) { work(run, worker); }, report);
   report();
 }

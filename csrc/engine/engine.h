@@ -56,7 +56,7 @@ class Engine {
   const ModelPackage& package() const { return *package_; }
   const ModelConfig& config() const { return package_->config(); }
   const UNet& unet() const { return *unet_; }
-  int threads() const { return pool_->size(); }
+  int threads() const { return threads_; }
   size_t clip_floats() const { return clip_floats_; }
   size_t packed_bytes() const;  // of one clip
 
@@ -71,13 +71,15 @@ class Engine {
  private:
   struct Run;
   void check(const GenerateRequest& request, const GenerateOutput& output) const;
+  Pool& pool();
   void work(Run& run, int worker) const;
 
   std::shared_ptr<const ModelPackage> package_;
   std::shared_ptr<const UNet> unet_;
-  std::unique_ptr<Pool> pool_;
+  std::unique_ptr<Pool> pool_;  // started by the first call; threads do not survive a fork
+  int threads_ = 1;
   size_t clip_floats_ = 0;
-  long owner_ = 0;  // process that started the pool's threads; they do not survive a fork
+  std::atomic<long> owner_ = 0;  // process that started the pool, 0 before
   std::mutex running_;
   std::atomic<std::thread::id> runner_{};  // whose generate call runs, so that a callback cannot wait for itself
 };

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <functional>
 #include <thread>
 
 #include "noise/normal.h"
@@ -349,22 +350,35 @@ TEST_F(EngineTest, RefusesBadOptions) {
 }
 
 #if !defined(__SANITIZE_THREAD__)  // it does not follow a fork of a process with threads
-TEST_F(EngineTest, RefusesToRunInAForkedChild) {
-  Engine engine(path_, threads(1));
+int exit_code_of_child(const std::function<int()>& run) {
   const pid_t child = ::fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
-    int code = 1;
+  if (child == 0) ::_exit(run());
+  int status = -1;
+  if (child < 0 || ::waitpid(child, &status, 0) != child || !WIFEXITED(status)) return -1;
+  return WEXITSTATUS(status);
+}
+
+TEST_F(EngineTest, RefusesToRunInAForkedChildAfterItRan) {
+  Engine engine(path_, threads(1));
+  generate(engine, request_of(engine, 1));
+  const int code = exit_code_of_child([&] {
     try {
       generate(engine, request_of(engine, 1));
     } catch (const Error& e) {
-      code = e.status() == Status::kInvalidRequest ? 0 : 2;
+      return e.status() == Status::kInvalidRequest ? 0 : 2;
     }
-    ::_exit(code);
+    return 1;
+  });
+  EXPECT_EQ(code, 0);
+}
+
+TEST_F(EngineTest, ForkedChildrenShareAnEngineThatDidNotRun) {
+  Engine engine(path_, threads(2)), other(path_, threads(1));
+  const auto expected = generate(other, request_of(other, 3));
+  for (int k = 0; k < 2; ++k) {
+    EXPECT_EQ(exit_code_of_child([&] { return generate(engine, request_of(engine, 3)) == expected ? 0 : 1; }), 0);
   }
-  int status = -1;
-  ASSERT_EQ(::waitpid(child, &status, 0), child);
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  EXPECT_EQ(generate(engine, request_of(engine, 3)), expected);
 }
 #endif
 
