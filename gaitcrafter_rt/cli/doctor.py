@@ -18,6 +18,7 @@ from .common import console, human_bytes, json_option, print_json
 
 # Distributions that each extra brings.
 EXTRAS = {
+    "bulk": ("pyarrow",),
     "train": ("torch", "scipy", "safetensors"),
     "gpu": ("torch", "triton"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
