@@ -1,4 +1,4 @@
-"""``gaitcrafter-rt generate``."""
+"""``gaitcrafter-rt generate``: a bulk job, or a few clips in the formats of ``writers.py``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import click
 
 from ..errors import InvalidRequestError
 from .common import FOLDER, json_option, note, print_json, progress
-from .request import build_request
 from .writers import FORMATS, open_sinks
 
+PARQUET = "parquet"
+# What fits in one file or picture, and in the memory that writing it takes.
+MOST_CLIPS = 100_000_000
 # Clips per call of the engine and thread: large enough to keep threads busy, small enough for a smooth bar.
 _BATCH = 16
 
@@ -35,13 +38,39 @@ def sampler_options(command: Any) -> Any:
             ),
             click.option("--threshold", type=float, default=0.5, show_default=True, help="A pixel above it is foreground, 0 to 1."),
             click.option("--seed", type=int, default=0, show_default=True, help="0 to 2**64 - 1."),
-            click.option("--threads", type=int, help="1 to 256.  [default: one per processor]"),
+            click.option("--threads", type=int, help="Threads of an engine, 1 to 256.  [default: one per processor; in a job 1]"),
             click.option("--device", default="cpu", show_default=True),
             click.option(
                 "--precision", type=click.Choice(["auto", "fp32", "fp32-winograd", "bf16", "int8"]),
                 default="auto", show_default=True,
                 help="auto is bf16 where the processor has avx512_bf16, else fp32; int8 needs a calibrated model.",
             ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def job_options(command: Any) -> Any:
+    """Options of a bulk job alone; None (or False) is the default, so that others can refuse them."""
+    for option in reversed(
+        (
+            click.option("--conditions", type=FOLDER, help="Parquet table with a row per clip, in place of the label options."),
+            click.option("--extend", is_flag=True, help="The job in OUT may grow to --n clips."),
+            click.option(
+                "--dry-run", is_flag=True, help="Time a few clips, print what the job will take, draw them; nothing else."
+            ),
+            click.option("--workers", help="Processes: a number, or auto for one per processor.  [default: auto]"),
+            click.option("--rank", type=int, help="This run is number RANK of --world-size that share OUT.  [default: 0]"),
+            click.option("--world-size", type=int, help="How many runs share OUT.  [default: 1]"),
+            click.option("--grace", type=float, help="Seconds that blocks get to finish when a stop is asked for.  [default: 30]"),
+            click.option("--max-failed", type=int, help="Quarantined clips beyond which this run stops.  [default: 100]"),
+            click.option("--retry-quarantined", is_flag=True, help="Make the shards again that hold quarantined clips."),
+            click.option(
+                "--isa", type=click.Choice(["portable", "avx2", "avx512"]), help="Instruction set.  [default: the widest]"
+            ),
+            click.option("--shard-clips", type=int, help="Clips per Parquet file.  [default: by size, at most 4096]"),
+            click.option("--block-clips", type=int, help="Clips that a crash may cost.  [default: by size, at most 64]"),
         )
     ):
         command = option(command)
@@ -58,34 +87,55 @@ def sampler_options(command: Any) -> Any:
 @click.option("--views", multiple=True, metavar="LIST", help="Labels with commas between them, or all.")
 @click.option("--covariates", multiple=True, metavar="LIST", help="Labels with commas between them, or all.")
 @click.option("--datasets", multiple=True, metavar="LIST", help="Labels with commas between them, or all.")
-@click.option("--clips-per", default=1, show_default=True, help="Clips of every combination.")
+@click.option("--n", type=int, help="Clips in all; combinations begin again when all had their turn.  [default: each once]")
+@click.option("--clips-per", type=int, help="Clips of every combination, in place of --n.")
 @click.option("--start", default=0, show_default=True, help="Clip index of the first clip; seed and index determine the noise.")
-@click.option("--format", "formats", multiple=True, type=click.Choice(FORMATS), help="What to write. Repeatable.  [default: npz]")
 @click.option(
-    "--edges",
-    type=click.Choice(["hard", "soft"]),
-    default="hard",
-    show_default=True,
+    "--format", "formats", multiple=True, type=click.Choice((PARQUET, *FORMATS)),
+    help="parquet: a bulk job. Others: a few clips, whole or not at all. Repeatable.  [default: parquet]",
+)  # fmt: skip
+@click.option(
+    "--edges", type=click.Choice(["hard", "soft"]), default="hard", show_default=True,
     help="Borders of OpenGait clips: 0/255, or grey as in real resized silhouettes.",
-)
+)  # fmt: skip
 @sampler_options
+@job_options
 @json_option
-def generate(out: Path, as_json: bool, **options: Any) -> None:  # fmt: skip
-    """Generate clips into the folder OUT, which must not exist or be empty.
+def generate(out: Path, as_json: bool, **options: Any) -> int:
+    """Generate clips into the folder OUT.
 
-    Every combination of the given identities (and blends), covariates and views is made, --clips-per times. An axis that is not
-    given is left to the model. The same options give the same bits, whatever the threads.
+    Without --format a bulk job: sharded Parquet, any number of clips, workers and machines. The same command again resumes it,
+    or does nothing if it is complete (docs/bulk.md). With --format a few clips in other forms, into a folder that must not exist
+    or be empty.
+
+    Every combination of the given identities (and blends), covariates and views is made, --n clips in all. An axis that is not
+    given is left to the model. The same options give the same bits, whatever the workers and threads.
 
     \b
+    gaitcrafter-rt generate train --identities all --views all --covariates all --n 1000000 --seed 7
     gaitcrafter-rt generate out --identities 001,002 --views 000,090 --covariates nm,bg --format npz --format sheet
-    gaitcrafter-rt generate train --identities all --views all --covariates all --clips-per 8 --format opengait --edges soft
+    gaitcrafter-rt generate tree --identities all --views all --clips-per 8 --format opengait --edges soft
     gaitcrafter-rt generate new --blend 001+002 --views 090 --format gif
     """
-    result = run_generate(out, quiet=as_json, **options)
+    formats = list(dict.fromkeys(options.pop("formats"))) or [PARQUET]
+    job = {k: options.pop(k) for k in _JOB_OPTIONS}
+    if PARQUET in formats:
+        from .job import run
+
+        if len(formats) > 1:
+            raise InvalidRequestError(
+                "--format parquet is a bulk job, which stands alone in its folder; give other formats another OUT"
+            )
+        options.pop("edges")
+        return run(out, as_json=as_json, **options, **job)
+    given = [k for k, v in job.items() if v is not None and v is not False]
+    if given:
+        raise InvalidRequestError(f"--{given[0].replace('_', '-')} belongs to a bulk job; leave it or --format {formats[0]} away")
+    result = run_generate(out, quiet=as_json, formats=formats, **options)
     tree = result.pop("opengait_text", None)
     if as_json:
         print_json(result)
-        return
+        return 0
     click.echo(f"{result['clips']} clips in {out} ({result['seconds']:.1f} s)")
     for written in result["written"]:
         click.echo(f"  {out / written['path']}")
@@ -93,37 +143,46 @@ def generate(out: Path, as_json: bool, **options: Any) -> None:  # fmt: skip
         click.echo(tree)
     for text in result["notes"]:
         note(f"note: {text}", as_json)
+    return 0
+
+
+_JOB_OPTIONS = (
+    "conditions", "extend", "dry_run", "workers", "rank", "world_size", "grace", "max_failed", "retry_quarantined", "isa",
+    "shard_clips",
+    "block_clips",
+)  # fmt: skip
 
 
 def run_generate(
     out: Path, *, model: str, identities: Any = (), blends: Any = (), views: Any = (), covariates: Any = (), datasets: Any = (),
-    clips_per: int = 1, start: int = 0, formats: Any = (), edges: str = "hard", quiet: bool = False, **settings: Any,
+    n: int | None = None, clips_per: int | None = None, start: int = 0, formats: Any = ("npz",), edges: str = "hard",
+    quiet: bool = False, **settings: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """Do the work of ``generate`` and return what it reports."""
+    """A few clips, whole or not at all: returns what ``generate`` reports."""
     from ..files import new_folder, refuse_occupied_folder
+    from .request import build_request, clip_count
 
     refuse_occupied_folder(out)
-    formats = list(dict.fromkeys(formats)) or ["npz"]
     engine = open_engine(model, settings)
     lists = {"identity": identities, "view": views, "covariate": covariates, "dataset": datasets}
-    request = build_request(engine.vocabulary.labels, lists, blends, clips_per)
-    batch = max(1, min(len(request), _BATCH * engine.info["threads"]))
+    grid = build_request(engine.vocabulary.labels, lists, blends)
+    count = clip_count(grid, n, clips_per, MOST_CLIPS)
+    batch = max(1, min(count, _BATCH * engine.info["threads"]))
     began = time.perf_counter()
     with new_folder(out) as folder:
         sinks = open_sinks(formats, folder, edges)
         with progress("generating", "clips", show=not quiet) as update:
-            stream = engine.stream(
-                request, batch=batch, start=start, progress=lambda p: update(p.clips_done, p.clips_total), **settings
-            )
+            conditions: Iterator[dict[str, Any]] = (dict(grid.plain(k)) for k in range(count))
+            stream = engine.stream(conditions, batch=batch, start=start, progress=lambda p: update(p.clips_done, count), **settings)
             provenance: dict[str, Any] = {}
             for clips in stream:
                 provenance = clips.provenance
                 for sink in sinks.values():
                     sink.add(clips)
         done = {name: sink.finish() for name, sink in sinks.items()}
-        result = _result(out, len(request), done, time.perf_counter() - began)
-        about = {"command": shlex.join(["gaitcrafter-rt", *sys.argv[1:]]), "seed": settings["seed"], "start": start,
-                 "clips": len(request), "clips_per": clips_per, "choices": request.choices, "provenance": provenance}  # fmt: skip
+        result = _result(out, count, done, time.perf_counter() - began)
+        about = {"command": shlex.join(["gaitcrafter-rt", *sys.argv[1:]]), "seed": settings["seed"], "start": start, "clips": count,
+                 "choices": grid.choices, "provenance": provenance}  # fmt: skip
         (folder / "generated.json").write_text(json.dumps(about, indent=1) + "\n")
     return result
 
@@ -133,9 +192,14 @@ def open_engine(model: str, settings: dict[str, Any]) -> Any:
     from ..engine import Engine
 
     given = {name: settings.pop(name) for name in ("device", "precision", "threads")}
-    if not 0 <= settings.get("seed", 0) < 2**64:
-        raise InvalidRequestError(f"--seed must lie in 0..2**64 - 1, got {settings['seed']}")
+    check_seed(settings.get("seed", 0))
     return Engine.from_pretrained(model, **given)
+
+
+def check_seed(seed: int) -> None:
+    """Raises InvalidRequestError outside 0..2**64 - 1."""
+    if not 0 <= seed < 2**64:
+        raise InvalidRequestError(f"--seed must lie in 0..2**64 - 1, got {seed}")
 
 
 def _result(out: Path, clips: int, done: dict[str, dict[str, Any]], seconds: float) -> dict[str, Any]:

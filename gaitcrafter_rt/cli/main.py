@@ -15,7 +15,8 @@ from .common import print_error
 # name -> (module, function, one line for the overview)
 COMMANDS = {
     "demo": (".demo", "demo", "Generate a few clips with the model that ships and draw them."),
-    "generate": (".generate", "generate", "Generate clips into a folder."),
+    "generate": (".generate", "generate", "Generate clips into a folder: a few, or a bulk job of any size."),
+    "dataset": (".dataset", "dataset", "Verify and count the clips of a bulk job."),
     "convert": (".convert", "convert", "Turn a checkpoint of the base network into a model package."),
     "train": (".train", "train", "Train a model on a packed training set."),
     "quantise": (".quantise", "quantise", "Calibrate a model for the int8 tier."),
@@ -74,6 +75,7 @@ def cli() -> None:
     \b
     gaitcrafter-rt demo out
     gaitcrafter-rt generate out --identities 001,002 --views 000,090 --covariates nm --format opengait
+    gaitcrafter-rt generate train --identities all --views all --covariates all --n 1000000
 
     Every command takes --json for one JSON document on standard output; progress and messages go to standard error.
     docs/cli.md lists the commands, options and exit codes.

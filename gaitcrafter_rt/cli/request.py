@@ -1,64 +1,25 @@
-"""From the words of the command line to the list of conditions."""
+"""From the words of the command line to the grid of conditions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
+from ..bulk.conditions import Grid
 from ..errors import InvalidRequestError
 from .common import split_list
 
 ALL = "all"
-MAX_CLIPS = 100_000_000
 # Option of the command line per axis.
 OPTIONS = {"dataset": "--datasets", "identity": "--identities", "covariate": "--covariates", "view": "--views"}
 
 
-@dataclass(frozen=True)
-class ClipRequest:
-    """Every combination of the choices of each axis, ``clips_per`` times. An axis without choices is null.
-
-    A choice is a label or a blend of labels with weights. Clip k of combination c has the number c * clips_per + k, counted over
-    datasets, identities, covariates and views, the last one fastest.
-    """
-
-    choices: Mapping[str, list[Mapping[str, float]]]
-    clips_per: int = 1
-    _axes: tuple[str, ...] = field(default=("dataset", "identity", "covariate", "view"), init=False)
-
-    def __len__(self) -> int:
-        count = self.clips_per
-        for axis in self._axes:
-            count *= max(1, len(self.choices.get(axis, [])))
-        return count
-
-    def condition(self, number: int) -> dict[str, Any]:
-        """The condition of one clip by its number, 0 .. len - 1."""
-        rest = number // self.clips_per
-        chosen: dict[str, Any] = {}
-        for axis in reversed(self._axes):
-            options = self.choices.get(axis)
-            if options:
-                rest, place = divmod(rest, len(options))
-                chosen[axis] = dict(options[place])
-        return chosen
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return (self.condition(n) for n in range(len(self)))
-
-
-def build_request(
-    vocabulary: Mapping[str, Sequence[str]], lists: Mapping[str, Sequence[str]], blends: Sequence[str], clips_per: int
-) -> ClipRequest:
+def build_request(vocabulary: Mapping[str, Sequence[str]], lists: Mapping[str, Sequence[str]], blends: Sequence[str]) -> Grid:
     """Check the options against the labels of the model.
 
     ``lists`` maps an axis to its option values ("001,002", "all"); ``blends`` are identities as "001+002" or "0.3*001+0.7*002".
     Raises InvalidRequestError that names the option, what came and what is allowed.
     """
-    if not 1 <= clips_per <= MAX_CLIPS:
-        raise InvalidRequestError(f"--clips-per must lie in 1..{MAX_CLIPS}, got {clips_per}")
-    choices: dict[str, list[Mapping[str, float]]] = {}
+    choices: dict[str, list[str]] = {}
     for axis, option in OPTIONS.items():
         wanted = split_list(lists.get(axis, ()))
         if not wanted:
@@ -68,18 +29,33 @@ def build_request(
             if not known:
                 raise InvalidRequestError(f"{option} all: this model has no labels on the axis {axis}")
             wanted = list(known)
-        choices[axis] = [{_known(label, known, option, axis): 1.0} for label in wanted]
+        choices[axis] = [_known(label, known, option, axis) for label in wanted]
         if len(set(wanted)) != len(wanted):
             raise InvalidRequestError(
                 f"{option} names {next(w for w in wanted if wanted.count(w) > 1)!r} twice; --clips-per makes more clips"
             )
-    if blends:
-        known = vocabulary.get("identity", ())
-        choices["identity"] = [*choices.get("identity", []), *(parse_blend(text, known) for text in blends)]
-    request = ClipRequest(choices, clips_per)
-    if len(request) > MAX_CLIPS:
-        raise InvalidRequestError(f"that would be {len(request)} clips; one job makes at most {MAX_CLIPS}")
-    return request
+    identities = [{label: 1.0} for label in choices.pop("identity", [])]
+    known = vocabulary.get("identity", ())
+    return Grid(
+        identity=[*identities, *(parse_blend(text, known) for text in blends)], dataset=choices.get("dataset", []),
+        covariate=choices.get("covariate", []), view=choices.get("view", []),
+    )  # fmt: skip
+
+
+def clip_count(grid: Grid, n: int | None, clips_per: int | None, most: int) -> int:
+    """How many clips ``--n`` or ``--clips-per`` ask for; once every combination if neither is given. Raises InvalidRequestError."""
+    if n is not None and clips_per is not None:
+        raise InvalidRequestError(
+            "--n and --clips-per exclude each other: one is the number of clips, the other that of each combination"
+        )
+    if clips_per is not None and not 1 <= clips_per <= most:
+        raise InvalidRequestError(f"--clips-per must lie in 1..{most}, got {clips_per}")
+    if n is not None and not 1 <= n <= most:
+        raise InvalidRequestError(f"--n must lie in 1..{most}, got {n}")
+    count = n if n is not None else grid.combinations * (clips_per or 1)
+    if count > most:
+        raise InvalidRequestError(f"that would be {count} clips; at most {most} are allowed")
+    return count
 
 
 def parse_blend(text: str, known: Sequence[str]) -> dict[str, float]:
