@@ -13,6 +13,7 @@ from ..errors import DataFormatError, InvalidRequestError
 from .errors import DamagedError
 from .filesystem import FileSystem, LocalFileSystem
 from .format import ROW_GROUP
+from .layout import shard_number
 from .opening import OpenJob, open_job
 from .reader import ShardFile
 from .receipts import read_receipt
@@ -32,7 +33,8 @@ class ClipDataset:
     def __init__(self, job: OpenJob, fs: FileSystem) -> None:
         self._job, self._fs = job, fs
         self.plan, self.folder = job.plan, job.folder
-        self.shards = [k for k in range(len(job.table)) if fs.entry(job.folder.receipt(k)) is not None]
+        numbers = (shard_number(name) for name in fs.names(job.folder.receipts) if name.endswith(".json"))
+        self.shards = sorted(k for k in numbers if k is not None and k < len(job.table))
         clip = job.plan.spec.clip
         self.shape = (clip.frames, clip.height, clip.width)
         self._clips = sum(job.table[k].clips for k in self.shards)

@@ -22,7 +22,8 @@ from .filesystem import FileSystem
 from .layout import MAX_SHARD_CLIPS, Folder, ShardTable, Span
 from .table import TableReference
 
-MAX_CLIPS = 1_000_000_000_000
+# 69 billion clips are 2**24 shards of 4096: what a folder, and a loop over it, can bear.
+MAX_CLIPS, MAX_SHARDS = 1 << 36, 1 << 24
 _T = TypeVar("_T")
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 U64 = Annotated[int, Field(ge=0, lt=1 << 64)]
@@ -92,6 +93,8 @@ def make_plan(spec: Spec, clips: int, shard_clips: int, block_clips: int) -> Pla
     for name, value, high in (("clips", clips, MAX_CLIPS), ("shard-clips", shard_clips, MAX_SHARD_CLIPS)):
         if not 1 <= value <= high:
             raise InvalidRequestError(f"{name} must lie in 1..{high}, got {value}")
+    if clips > MAX_SHARDS * shard_clips:
+        raise InvalidRequestError(f"{clips} clips in shards of {shard_clips}: over {MAX_SHARDS} files: give larger --shard-clips")
     if not 1 <= block_clips <= shard_clips:
         raise InvalidRequestError(f"block-clips must lie in 1..{shard_clips} (clips of a shard), got {block_clips}")
     if spec.first_clip + clips > 1 << 64:
@@ -131,7 +134,10 @@ def shard_table(plan: Plan, extents: list[Extent]) -> ShardTable:
     """All shards of a job."""
     spans = [Span(0, plan.clips, plan.shard_clips, plan.block_clips)]
     spans += [Span(e.first, e.clips, e.shard_clips, e.block_clips) for e in extents]
-    return ShardTable(spans)
+    table = ShardTable(spans)
+    if len(table) > MAX_SHARDS:
+        raise DamagedError(f"a plan of {len(table)} shards; at most {MAX_SHARDS} are allowed")
+    return table
 
 
 def differences(there: Spec, wanted: Spec) -> list[str]:

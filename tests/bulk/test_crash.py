@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import signal
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -281,3 +284,34 @@ def test_damaged_blocks_are_made_again(wanted: dict[str, bytes]) -> None:
         changed = damage(data) != data
         assert bool(result.notes) == changed
         assert_whole(fs, ROOT, wanted)
+
+
+@pytest.mark.parametrize("writers", [1, 2, 4])
+def test_kill_9_at_random_moments(fast: Path, writers: int) -> None:
+    """Whole runs, workers and all, killed again and again until one of them gets through."""
+    many = {"clips": 60, "shard_clips": 16, "block_clips": 4}
+    whole = MemoryFileSystem()
+    run(ROOT, fs=whole, **many)
+    rng, killed = random.Random(writers), 0
+    for _ in range(12):
+        children = []
+        for rank in range(writers):
+            child = os.fork()
+            if child == 0:
+                os.setpgid(0, 0)
+                run(fast, workers=rank % 2, options={"rank": rank, "world_size": writers}, **many)
+                os._exit(0)
+            children.append(child)
+        time.sleep(rng.uniform(0.01, 0.15))
+        for child in children:
+            # The supervisor alone dies in every other round; its workers must notice by themselves.
+            with suppress(ProcessLookupError):
+                (os.killpg if rng.random() < 0.5 else os.kill)(child, signal.SIGKILL)
+            killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert killed
+    deadline = time.monotonic() + 30
+    while run(fast, **many).made or any(p.name.startswith(".tmp") or p.name in ("wip", "leases") for p in fast.rglob("*")):
+        # Workers whose supervisor was killed may still end their block.
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert_whole(LocalFileSystem(), fast, shards(whole, ROOT))

@@ -250,3 +250,17 @@ def test_not_shards(tmp_path: Path) -> None:
     with pytest.raises(DataFormatError, match=r"no plan\.json"):
         ClipDataset.open(tmp_path)
     assert Folder(tmp_path).shard(3).name == "shard-00000003.parquet"
+
+
+def test_shards_of_the_first_release_are_read() -> None:
+    """tests/bulk/golden holds a shard as format version 1 wrote it; every later release must read it."""
+    path = Path(__file__).parent / "golden" / "shard-version-1.parquet"
+    from gaitcrafter_rt.bulk.verify import verify
+
+    assert verify(path).ok
+    with ShardFile(path) as file:
+        (batch,) = iterate(file)
+    assert batch.clip_indices.tolist() == [100, 101, 102, 103]
+    assert batch.conditions[2] == {"identity": {"001": 0.3, "002": 0.7}, "view": {"000": 1.0}}
+    want = draw(3, batch.clip_indices, (4, 16, 16), batch.conditions)
+    np.testing.assert_array_equal(batch.packed, want)

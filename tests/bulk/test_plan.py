@@ -69,6 +69,8 @@ def test_another_job_is_refused_with_every_difference(changes: dict, engine: dic
         ({"threshold": float("nan")}, "threshold"),
         ({"shard_clips": 70000}, "shard-clips"),
         ({"block_clips": 9}, "block-clips"),
+        ({"clips": 1 << 37}, "clips must lie in"),
+        ({"clips": 1 << 30, "block_clips": 1, "shard_clips": 1}, "larger --shard-clips"),
         ({"conditions": Grid(view=["045"])}, "no view '045'; it knows 000, 090"),
         ({"conditions": Grid(dataset=["x"])}, "takes no dataset"),
         ({"conditions": Grid(identity=[{"001": 1.0, "nobody": 1.0}])}, "no identity 'nobody'"),
