@@ -15,8 +15,8 @@ size_t aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
 }  // namespace
 
-Denoiser::Denoiser(std::shared_ptr<const UNet> unet, const Guidance& guidance)
-    : unet_(std::move(unet)), guidance_(guidance) {
+Denoiser::Denoiser(std::shared_ptr<const UNet> unet, const Guidance& guidance, std::shared_ptr<const UNet> exact)
+    : unet_(std::move(unet)), exact_(std::move(exact)), guidance_(guidance) {
   const ModelConfig& c = unet_->config();
   clip_floats_ = size_t(c.unet.channels) * size_t(c.clip.frames) * size_t(c.clip.height) * size_t(c.clip.width);
   if (guidance.scale != 1.0 && !c.conditioning.guidance_trained) {
@@ -28,15 +28,17 @@ Denoiser::Denoiser(std::shared_ptr<const UNet> unet, const Guidance& guidance)
 
 size_t Denoiser::state_floats() const { return unet_->condition_floats() * (uses_cond() && uses_null() ? 2 : 1); }
 
+size_t Denoiser::network_bytes() const {
+  return aligned(std::max(unet_->workspace_bytes(), exact_ == nullptr ? 0 : exact_->workspace_bytes()));
+}
+
 // Layout of a workspace: the network's own, then one buffer for the null lane's output or a cond vector.
 size_t Denoiser::workspace_bytes() const {
   const size_t extra = std::max(clip_floats_, static_cast<size_t>(unet_->config().conditioning.cond_dim));
-  return aligned(unet_->workspace_bytes()) + aligned(extra * sizeof(float));
+  return network_bytes() + aligned(extra * sizeof(float));
 }
 
-float* Denoiser::scratch(std::byte* workspace) const {
-  return reinterpret_cast<float*>(workspace + aligned(unet_->workspace_bytes()));
-}
+float* Denoiser::scratch(std::byte* workspace) const { return reinterpret_cast<float*>(workspace + network_bytes()); }
 
 double Denoiser::flops() const { return unet_->flops() * (uses_cond() && uses_null() ? 2 : 1); }
 
@@ -83,11 +85,12 @@ void Denoiser::prepare_lane(const ClipConditions& conditions, float* state, floa
 }
 
 void Denoiser::eval(const float* x, const TimeTables& time, int step, const float* state, float* out,
-                    std::byte* workspace) const {
-  unet_->forward(x, time, step, state, out, workspace);
+                    std::byte* workspace, bool exact) const {
+  const UNet& network = exact && exact_ != nullptr ? *exact_ : *unet_;
+  network.forward(x, time, step, state, out, workspace);
   if (!uses_cond() || !uses_null()) return;
   float* null = scratch(workspace);
-  unet_->forward(x, time, step, state + unet_->condition_floats(), null, workspace);
+  network.forward(x, time, step, state + network.condition_floats(), null, workspace);
   const float scale = static_cast<float>(guidance_.scale);
   for (size_t i = 0; i < clip_floats_; ++i) out[i] = null[i] + (out[i] - null[i]) * scale;
 }

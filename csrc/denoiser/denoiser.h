@@ -18,8 +18,9 @@ struct Guidance {
 // Immutable and shared by threads; what a clip needs lies in `state` and `workspace`, which the caller owns.
 class Denoiser {
  public:
+  // `exact` is the same network in fp32, for the calls that ask for it; it takes the same time tables and states.
   // Throws kInvalidRequest if the scale is not 1 and the model was not trained for guidance.
-  Denoiser(std::shared_ptr<const UNet> unet, const Guidance& guidance);
+  Denoiser(std::shared_ptr<const UNet> unet, const Guidance& guidance, std::shared_ptr<const UNet> exact = nullptr);
 
   size_t clip_floats() const { return clip_floats_; }
   size_t state_floats() const;     // of one clip, both lanes
@@ -34,17 +35,19 @@ class Denoiser {
   // Checked conditions of one clip to `state`. Labels of a model with cond_dim become its vector here.
   void prepare(const ClipConditions& conditions, float* state, std::byte* workspace) const;
 
-  // out = null + (cond - null) * scale, in fp32 and in that order; one network call if scale is 0 or 1.
-  void eval(const float* x, const TimeTables& time, int step, const float* state, float* out,
-            std::byte* workspace) const;
+  // out = null + (cond - null) * scale, in fp32 and in that order; one network call if scale is 0 or 1. `exact` asks
+  // for the network in fp32, where there is one.
+  void eval(const float* x, const TimeTables& time, int step, const float* state, float* out, std::byte* workspace,
+            bool exact = false) const;
 
  private:
   bool uses_cond() const { return guidance_.scale != 0.0; }
   bool uses_null() const { return guidance_.scale != 1.0; }
   void prepare_lane(const ClipConditions& conditions, float* state, float* vector) const;
+  size_t network_bytes() const;  // workspace of either network
   float* scratch(std::byte* workspace) const;
 
-  std::shared_ptr<const UNet> unet_;
+  std::shared_ptr<const UNet> unet_, exact_;
   Guidance guidance_;
   size_t clip_floats_ = 0;
 };

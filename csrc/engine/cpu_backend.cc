@@ -1,5 +1,6 @@
 #include "engine/cpu_backend.h"
 
+#include <cmath>
 #include <new>
 
 #include "core/error.h"
@@ -41,7 +42,10 @@ void CpuBackend::prepare(const SamplerTable& table, const BatchView& batch) {
   sampler_->start(batch.seeds[0], batch.clip_indices[0]);
 }
 
-void CpuBackend::eval(int row) { denoiser_.eval(sampler_->x(), time_, row, state_, out_, scratch_); }
+void CpuBackend::eval(int row) {
+  const bool exact = std::fabs(table_.rows[static_cast<size_t>(row)].a_out) > kExactAmplification;
+  denoiser_.eval(sampler_->x(), time_, row, state_, out_, scratch_, exact);
+}
 
 void CpuBackend::step(int row) { not_finite_ += sampler_->step(row, out_); }
 

@@ -12,6 +12,11 @@
 
 namespace gaitcrafter {
 
+// A network call runs in fp32 if the sampler multiplies its output by more than this (SamplerRow::a_out), whatever the
+// precision: near t = T an eps-model's error is multiplied by up to 64,166, and there its figure is formed. With 20
+// steps that is the first one. bfloat16 is right to about 1/400 of eps, which 32 times would be a twelfth of x_0.
+inline constexpr float kExactAmplification = 32.0f;
+
 class CpuBackend final : public Backend {
  public:
   static size_t lane_bytes(const Denoiser& denoiser, const SamplerTable& table);

@@ -81,7 +81,10 @@ Engine::Engine(const std::string& path, const EngineOptions& options) {
   package_ = ModelPackage::open(path);
   const ModelConfig& c = package_->config();
   clip_floats_ = size_t(c.unet.channels) * size_t(c.clip.frames) * size_t(c.clip.height) * size_t(c.clip.width);
-  unet_ = UNet::create(package_, isa, precision_from(options.precision, isa, c.unet));
+  const Precision precision = precision_from(options.precision, isa, c.unet);
+  unet_ = UNet::create(package_, isa, precision);
+  if (c.diffusion.prediction == Prediction::kEps && (precision == Precision::kBf16 || precision == Precision::kInt8))
+    exact_ = UNet::create(package_, isa, Precision::kFp32);
   threads_ = options.threads > 0 ? options.threads : std::min(available_processors(), kMaxThreads);
 }
 
@@ -166,7 +169,7 @@ void Engine::work(Run& run, int worker) const {
 void Engine::generate(const GenerateRequest& request, const GenerateOutput& output) {
   check(request, output);
   const SamplerTable table = compile_table(request.sampler, config().diffusion);
-  const Denoiser denoiser(unet_, {request.sampler.guidance, request.null_axes});
+  const Denoiser denoiser(unet_, {request.sampler.guidance, request.null_axes}, exact_);
   const ConditionBatch conditions(config(), request.count, request.conditions);
   for (const ClipConditions& clip : conditions.clips()) denoiser.check(clip);
   if (runner_.load() == std::this_thread::get_id()) {

@@ -75,7 +75,7 @@ class Engine {
   void work(Run& run, int worker) const;
 
   std::shared_ptr<const ModelPackage> package_;
-  std::shared_ptr<const UNet> unet_;
+  std::shared_ptr<const UNet> unet_, exact_;  // exact: in fp32, for an eps-model in a lower precision; else null
   std::unique_ptr<Pool> pool_;  // started by the first call; threads do not survive a fork
   int threads_ = 1;
   size_t clip_floats_ = 0;

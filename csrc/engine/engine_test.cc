@@ -176,6 +176,26 @@ TEST_F(EngineTest, GuidanceOneAndZeroAreTheLanesThemselves) {
   EXPECT_EQ(generate(engine, r), conditioned);
 }
 
+TEST_F(EngineTest, AnEpsModelsAmplifiedCallsAreFp32) {
+  if (!precision_supported(Precision::kBf16, choose_isa())) GTEST_SKIP() << "this processor has no avx512_bf16";
+  EngineOptions bf16 = threads(1), fp32 = threads(1);
+  bf16.precision = "bf16";
+  fp32.precision = "fp32";
+  Engine ours(testing::fixture("tiny-paper"), bf16), exact(testing::fixture("tiny-paper"), fp32);
+  GenerateRequest r = request_of(ours, 1);
+  r.sampler.guidance = 2.0;
+  r.sampler.spacing = Spacing::kTrailing;
+  r.sampler.steps = 1;  // t = 999, where eps is multiplied by 64,166
+  std::vector<float> x0, want;
+  generate(ours, r, &x0);
+  generate(exact, r, &want);
+  EXPECT_EQ(x0, want);
+  r.sampler.steps = 2;  // and t = 499, where it is not
+  generate(ours, r, &x0);
+  generate(exact, r, &want);
+  EXPECT_NE(x0, want);
+}
+
 TEST_F(EngineTest, LabelsOfACondDimModelAreColumns) {
   Engine engine(testing::fixture("tiny-paper"), threads(1));
   const Mixed label(2);
