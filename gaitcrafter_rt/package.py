@@ -68,9 +68,7 @@ def read_stored_weights(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise ModelFormatError(f"{path}: not a readable safetensors file: {e}") from e
 
 
-def write_package(
-    folder: str | os.PathLike[str], config: ModelConfig, weights: dict[str, Any], card: str
-) -> Path:
+def write_package(folder: str | os.PathLike[str], config: ModelConfig, weights: dict[str, Any], card: str) -> Path:
     """Write a package beside its place and rename it there.
 
     ``weights`` maps tensor names to float32, float16 or (torch) bfloat16 arrays or tensors. Raises OutputError if ``folder``

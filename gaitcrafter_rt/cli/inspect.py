@@ -240,4 +240,3 @@ def _count(shape: Sequence[int]) -> int:
     for n in shape:
         count *= n
     return count
-
