@@ -15,6 +15,7 @@ from ..config import resnet_convolutions
 from ..errors import InvalidRequestError, ModelFormatError
 from ..nn.unet import UNet3D
 from ..ranges import Ranges
+from .balance import balanced
 
 LOWEST_PERCENTILE = 90.0
 # A channel that hardly moved gets a range of this share of its layer's widest: calibration clips are a sample, and a
@@ -43,6 +44,8 @@ class RangeRecorder:
         self._percentile = percentile
         self._model = model
         self._extremes: dict[str, Tensor] = {}
+        self._squares: dict[str, Tensor] = {}
+        self._images: dict[str, int] = {}
         self._hooks: list[Any] = []
 
     def __enter__(self) -> RangeRecorder:
@@ -57,20 +60,31 @@ class RangeRecorder:
         self._hooks = []
 
     def _see(self, layer: str, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        here = channel_range(args[0].detach(), self._percentile)
+        x = args[0].detach()
+        here = channel_range(x, self._percentile)
+        squares = x.square().mean([d for d in range(x.ndim) if d != 1]).double() * x.shape[0]
+        self._squares[layer] = self._squares.get(layer, 0) + squares
+        self._images[layer] = self._images.get(layer, 0) + x.shape[0]
         before = self._extremes.get(layer)
         if before is not None:
             here = torch.stack((torch.minimum(here[0], before[0]), torch.maximum(here[1], before[1])))
         self._extremes[layer] = here
 
-    def ranges(self) -> Ranges:
+    def ranges(self, balance: bool = True) -> Ranges:
         """``{layer: (low, high)}``, float32 ``[input channels]`` each, 0 inside, low < high.
+
+        ``balance`` widens some of them for the sake of the weights (balance.py); without it they are what was seen.
 
         Raises InvalidRequestError if the model was not called, ModelFormatError if it computed values that are not finite.
         """
         if not self._extremes and self.layers:
             raise InvalidRequestError("no input was given to calibrate on; give at least one (x, t)")
-        return {layer: self._range(layer) for layer in self.layers}
+        return {layer: self._balanced(layer) if balance else self._range(layer) for layer in self.layers}
+
+    def _balanced(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        weight = self._model.get_submodule(layer).weight.detach().float().cpu().numpy()
+        mean_square = self._squares[layer].cpu().numpy() / self._images[layer]
+        return balanced(weight, mean_square, *self._range(layer))
 
     def _range(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         low, high = self._extremes[layer].float().cpu().numpy()
@@ -101,6 +115,7 @@ def calibrate(
     *,
     layers: Sequence[str] | None = None,
     percentile: float = 100.0,
+    balance: bool = True,
 ) -> Ranges:
     """Ranges of what each ResNet convolution of ``model`` reads over ``inputs``.
 
@@ -109,6 +124,7 @@ def calibrate(
         inputs: the arguments of ``UNet3D.forward``, one call each: ``(x, t)``, ``(x, t, labels)`` or ``(x, t, labels, cond)``.
         layers: names of 3x3 convolutions of ResNet blocks; None: all of them.
         percentile: 100 keeps the extremes; see :class:`RangeRecorder`.
+        balance: widen ranges where that lessens the error of the convolution (balance.py); without it they are what was seen.
 
     Returns ``{layer: (low, high)}``, float32 arrays ``[input channels]`` with low <= 0 <= high and low < high: what a package
     stores (``ranges.range_tensors``).
@@ -116,4 +132,4 @@ def calibrate(
     with RangeRecorder(model, layers, percentile) as recorder:
         for call in inputs:
             model(*call)
-    return recorder.ranges()
+    return recorder.ranges(balance)

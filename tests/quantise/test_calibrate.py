@@ -18,6 +18,7 @@ from gaitcrafter_rt.errors import InvalidRequestError, ModelFormatError  # noqa:
 from gaitcrafter_rt.nn.denoiser import label_weights, load_unet  # noqa: E402
 from gaitcrafter_rt.nn.unet import UNet3D  # noqa: E402
 from gaitcrafter_rt.quantise import calibrate  # noqa: E402
+from gaitcrafter_rt.quantise.balance import balanced, rounding_error  # noqa: E402
 from gaitcrafter_rt.quantise.runs import sample_clips, spread_conditions  # noqa: E402
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -53,7 +54,7 @@ def _inputs(config: ModelConfig, calls: int) -> list[tuple]:
 def test_ranges_are_those_of_what_the_convolutions_read() -> None:
     model = load_unet(FIXTURES / "tiny-walker")
     inputs = _inputs(model.config, 3)
-    ranges = calibrate(model, inputs)
+    ranges = calibrate(model, inputs, balance=False)
     with torch.no_grad(), Convolutions(model) as watched:
         for call in inputs:
             model(*call)
@@ -71,7 +72,7 @@ def test_percentiles_are_numpys_in_every_call() -> None:
     model = load_unet(FIXTURES / "tiny-walker")
     inputs = _inputs(model.config, 2)
     layer = "mid_block1.conv1"
-    ranges = calibrate(model, inputs, layers=[layer], percentile=97.5)
+    ranges = calibrate(model, inputs, layers=[layer], percentile=97.5, balance=False)
     with torch.no_grad(), Convolutions(model) as watched:
         for call in inputs:
             model(*call)
@@ -88,7 +89,7 @@ def test_a_silent_channel_gets_a_range_all_the_same() -> None:
         # SiLU of a norm without gain and FiLM's shift of 0 is 0 for every input.
         for tensor in (model.final_block.norm1.weight[3:5], model.final_block.norm1.bias[3:5]):
             tensor.zero_()
-    low, high = calibrate(model, _inputs(model.config, 1))["final_block.conv2"]
+    low, high = calibrate(model, _inputs(model.config, 1), balance=False)["final_block.conv2"]
     assert (low[3:5] == 0).all() and (high[3:5] > 0).all()
     assert (high[3:5] < 0.01 * high.max()).all()
 
@@ -106,6 +107,46 @@ def test_what_cannot_be_calibrated_is_refused() -> None:
     with pytest.raises(ModelFormatError, match=r"mid_block1\.conv2 reads values that are not finite"):
         calibrate(model, _inputs(model.config, 1))
     assert not any(m._forward_pre_hooks for m in model.modules()), "the hooks are gone, after errors too"
+
+
+def _int8(x: np.ndarray, w: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The convolution on activations and weights rounded to eight bits, one weight step per output channel."""
+    step = (high - low) / 255
+    zero = np.round(-low / step)
+    q = np.clip(np.round(x / step[:, None, None] + zero[:, None, None]), 0, 255) - zero[:, None, None]
+    folded = w * step[:, None, None]
+    scale = np.abs(folded).max((1, 2, 3), keepdims=True) / 127
+    return F.conv2d(torch.from_numpy(q), torch.from_numpy(np.round(folded / scale) * scale), padding=1).numpy()
+
+
+def test_balanced_ranges_lose_less_in_eight_bits() -> None:
+    """Judged by rounding for real: the widened ranges help, and the expected error is what is measured."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(8, 24, 10, 10)) * np.where(np.arange(24) == 7, 20, rng.uniform(0.1, 1, 24))[:, None, None]
+    w = rng.normal(size=(16, 24, 3, 3))
+    low, high = x.min((0, 2, 3)), x.max((0, 2, 3))
+    wide_low, wide_high = balanced(w, np.square(x).mean((0, 2, 3)), low, high)
+    tolerance = 1e-6 * (high - low)
+    assert (wide_low <= low + tolerance).all() and (wide_high >= high - tolerance).all()
+    exact = F.conv2d(torch.from_numpy(x), torch.from_numpy(w), padding=1).numpy()
+    inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))  # border pixels have fewer taps
+    errors, expected = [], []
+    for a, b in ((low, high), (wide_low, wide_high)):
+        errors.append(np.square(_int8(x, w, a, b) - exact)[inside].sum(1).mean())
+        expected.append(rounding_error(w, np.square(x).mean((0, 2, 3)), (b - a) / 255))
+    assert errors[1] < 0.5 * errors[0]
+    assert np.allclose(errors, expected, rtol=0.15)
+
+
+def test_channels_that_no_weight_reads_keep_their_range() -> None:
+    rng = np.random.default_rng(5)
+    w = rng.normal(size=(4, 6, 3, 3))
+    w[:, 2] = 0
+    low, high = balanced(w, np.ones(6), np.full(6, -1.0), np.full(6, 2.0))
+    assert (low[2], high[2]) == (-1, 2)
+    assert np.isfinite(low).all() and np.isfinite(high).all()
+    nothing = balanced(0 * w, np.ones(6), np.full(6, -1.0), np.full(6, 2.0))
+    assert (nothing[0] == -1).all() and (nothing[1] == 2).all()
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
