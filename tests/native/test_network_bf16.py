@@ -15,6 +15,7 @@ from test_unet_forward import NAMES, conditions
 from gaitcrafter_rt import Engine
 from gaitcrafter_rt.config import AXES
 from gaitcrafter_rt.errors import CapabilityError
+from gaitcrafter_rt.evaluate.agreement import agreement
 from gaitcrafter_rt.models import resolve_model
 from gaitcrafter_rt.nn.denoiser import load_unet
 from gaitcrafter_rt.package import read_config
@@ -78,24 +79,6 @@ def test_forward_of_trained_weights(model: str) -> None:
         assert ours <= 2 * theirs, f"t = {timestep}: {ours / l2(want):.2e}, eager bfloat16 {theirs / l2(want):.2e}"
 
 
-def near_boundary(mask: np.ndarray) -> np.ndarray:
-    """Pixels of ``mask [..., H, W]`` with a pixel of the other kind among their eight neighbours."""
-    padded = np.pad(mask, [(0, 0)] * (mask.ndim - 2) + [(1, 1), (1, 1)], mode="edge")
-    h, w = mask.shape[-2:]
-    around = [padded[..., y : y + h, x : x + w] for y in range(3) for x in range(3)]
-    return np.logical_or.reduce(around) & ~np.logical_and.reduce(around)
-
-
-def test_near_boundary() -> None:
-    mask = np.zeros((1, 6, 7), bool)
-    mask[0, 2:, 1:5] = True
-    near = near_boundary(mask)[0]
-    assert not near[0].any() and not near[:, 6].any()
-    assert near[1, 0:6].all() and near[1:, 0].all() and near[2:, 5].all()
-    assert near[2, 1:5].all() and not near[3:5, 2:4].any()
-    assert not near[5, 2:4].any(), "the frame's edge is no boundary"
-
-
 @needs_bf16
 @pytest.mark.parametrize("model", ["walker", "trained-eps"])
 def test_whole_runs_agree_with_fp32(model: str) -> None:
@@ -111,12 +94,9 @@ def test_whole_runs_agree_with_fp32(model: str) -> None:
             frames[precision] = engine.generate(clips, seed=11).frames.astype(bool)
     exact, ours = frames["fp32"], frames["bf16"]
     assert all(0.02 < clip.mean() < 0.98 for clip in exact), "a trained model draws a figure"
-    iou = (exact & ours).sum(axis=(1, 2, 3)) / (exact | ours).sum(axis=(1, 2, 3))
-    flips = exact != ours
-    edge = int((flips & near_boundary(exact)).sum())
-    report = f"IoU mean {iou.mean():.5f}, least {iou.min():.5f}; flips: edge {edge}, interior {int(flips.sum()) - edge}"
-    print(f"{model}: {report}, of {exact.size} pixels")
-    assert iou.mean() >= 0.995, report
+    found = agreement(exact, ours)
+    print(f"{model}: {found}")
+    assert found.iou_mean >= 0.995, found
 
 
 def test_a_narrower_instruction_set_means_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
