@@ -50,6 +50,11 @@ Isa detect() {
   return wide ? Isa::kAvx512 : Isa::kAvx2;
 }
 
+bool detect_sha() {
+  constexpr uint32_t kSsse3 = 1u << 9, kSse41 = 1u << 19, kSha = 1u << 29;  // leaf 1, ecx; leaf 7, ebx
+  return all_set(cpuid(1).ecx, kSsse3 | kSse41) && all_set(cpuid(7).ebx, kSha);
+}
+
 bool detect_bf16() {
   constexpr uint32_t kBf16 = 1u << 5;  // leaf 7, subleaf 1, eax
   return all_set(cpuid(7, 1).eax, kBf16);
@@ -63,6 +68,7 @@ bool detect_int8() {
 #else
 
 Isa detect() { return Isa::kPortable; }
+bool detect_sha() { return false; }
 bool detect_bf16() { return false; }
 bool detect_int8() { return false; }
 
@@ -87,6 +93,11 @@ std::string_view isa_name(Isa isa) {
 }
 
 bool isa_supported(Isa isa) { return static_cast<int>(isa) <= static_cast<int>(widest()); }
+
+bool sha_instructions_supported() {
+  static const bool supported = detect_sha();
+  return supported;
+}
 
 bool bf16_products_supported() {
   static const bool supported = detect_bf16();

@@ -13,6 +13,9 @@ std::string_view isa_name(Isa isa);
 // True if this processor and operating system run the tier (cpuid bits and xgetbv, never model names).
 bool isa_supported(Isa isa);
 
+// True if this processor has the SHA instructions (and SSE 4.1, whose shuffles go with them).
+bool sha_instructions_supported();
+
 // True if this processor multiplies pairs of bfloat16 (cpuid bit avx512_bf16) beside running kAvx512.
 bool bf16_products_supported();
 

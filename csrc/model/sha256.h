@@ -9,7 +9,12 @@
 
 namespace gaitcrafter {
 
-// Lower-case hex digest of `data`.
-std::string sha256_hex(std::span<const std::byte> data);
+enum class ShaUnit { kPortable, kInstructions };
+
+// The fastest that this processor has.
+ShaUnit best_sha_unit();
+
+// Lower-case hex digest of `data`. kInstructions needs sha_instructions_supported().
+std::string sha256_hex(std::span<const std::byte> data, ShaUnit unit = best_sha_unit());
 
 }  // namespace gaitcrafter

@@ -21,42 +21,43 @@ struct Packer {
   int pair() const { return pair_of(element); }
 };
 
-// Elements of packed weights, written one by one.
-class ElementWriter {
- public:
-  ElementWriter(void* memory, DType element) : memory_(memory), element_(element) {}
-  void put(float x) {
-    if (element_ == DType::kF32)
-      static_cast<float*>(memory_)[at_++] = x;
-    else if (element_ == DType::kBf16)
-      assign(static_cast<Bf16*>(memory_)[at_++], x);
-    else
-      static_cast<int8_t*>(memory_)[at_++] = static_cast<int8_t>(std::lrint(x));
-  }
+inline void put(float& y, float x) { y = x; }
+inline void put(Bf16& y, float x) { assign(y, x); }
+inline void put(int8_t& y, float x) { y = static_cast<int8_t>(std::lrint(x)); }
 
- private:
-  void* memory_;
-  DType element_;
-  size_t at_ = 0;
-};
+// Calls work with `memory` as a pointer to the elements that weights of that type are stored as.
+template <class Work>
+void as_elements(void* memory, DType element, Work work) {
+  if (element == DType::kF32)
+    work(static_cast<float*>(memory));
+  else if (element == DType::kBf16)
+    work(static_cast<Bf16*>(memory));
+  else
+    work(static_cast<int8_t*>(memory));
+}
 
-// `value(k, n)` in column panels (ops/packing.h), `count` matrices one after the other by `value(k, n, matrix)`.
-// k is a multiple of packer.pair(); columns past n are zero.
-template <class ValueAt>
-Packed pack_matrices(const Packer& packer, int count, int k, int n, ValueAt value) {
+// `count` matrices of k x n in column panels (ops/packing.h), one after the other. `row(k, matrix)` gives a function of
+// n: what a row's values have in common is worked out once. k is a multiple of packer.pair(); columns past n are zero.
+template <class RowOf>
+Packed pack_matrices(const Packer& packer, int count, int k, int n, RowOf row) {
   const size_t elements = static_cast<size_t>(count) * k * round_up(n, packer.lanes);
   const int pair = packer.pair();
-  const void* data = packer.store.array(elements * bytes_of(packer.element), [&](void* memory) {
-    ElementWriter out(memory, packer.element);
+  const auto fill = [&](auto* out) {
     for (int matrix = 0; matrix < count; ++matrix)
       for (int p = 0; p < panel_count(n, packer.lanes, packer.max_vectors); ++p) {
         const Panel panel = panel_at(p, n, packer.lanes, packer.max_vectors);
-        const int first = panel.first * packer.lanes, last = first + panel.vectors * packer.lanes;
-        for (int row = 0; row < k; row += pair)
-          for (int c = first; c < last; ++c)
-            for (int i = 0; i < pair; ++i) out.put(c < n ? value(row + i, c, matrix) : 0.0f);
+        const int first = panel.first * packer.lanes, width = panel.vectors * packer.lanes;
+        const int used = min_of(n - first, width);
+        for (int step = 0; step < k; step += pair, out += pair * width)
+          for (int i = 0; i < pair; ++i) {
+            const auto value = row(step + i, matrix);
+            for (int c = 0; c < used; ++c) put(out[c * pair + i], value(first + c));
+            for (int c = used; c < width; ++c) put(out[c * pair + i], 0.0f);
+          }
       }
-  });
+  };
+  const void* data = packer.store.array(elements * bytes_of(packer.element),
+                                        [&](void* memory) { as_elements(memory, packer.element, fill); });
   return {data, k, n};
 }
 
