@@ -294,17 +294,18 @@ def test_kill_9_at_random_moments(fast: Path, writers: int) -> None:
     many = {"clips": 60, "shard_clips": 16, "block_clips": 4}
     whole = MemoryFileSystem()
     run(ROOT, fs=whole, **many)
+    engine = StubEngine(before=lambda indices: time.sleep(0.04))  # a run takes longer than the first kill waits
     rng, killed = random.Random(writers), 0
     for _ in range(12):
         children = []
         for rank in range(writers):
             child = os.fork()
             if child == 0:
-                os.setpgid(0, 0)
-                run(fast, workers=rank % 2, options={"rank": rank, "world_size": writers}, **many)
+                run(fast, engine, workers=rank % 2, options={"rank": rank, "world_size": writers}, **many)
                 os._exit(0)
+            os.setpgid(child, child)
             children.append(child)
-        time.sleep(rng.uniform(0.01, 0.15))
+        time.sleep(rng.uniform(0.01, 0.12))
         for child in children:
             # The supervisor alone dies in every other round; its workers must notice by themselves.
             with suppress(ProcessLookupError):
