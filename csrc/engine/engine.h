@@ -76,7 +76,7 @@ class Engine {
 
   std::shared_ptr<const ModelPackage> package_;
   std::shared_ptr<const UNet> unet_, exact_;  // exact: in fp32, for an eps-model in a lower precision; else null
-  std::unique_ptr<Pool> pool_;  // started by the first call; threads do not survive a fork
+  std::unique_ptr<Pool> pool_;                // started by the first call; threads do not survive a fork
   int threads_ = 1;
   size_t clip_floats_ = 0;
   std::atomic<long> owner_ = 0;  // process that started the pool, 0 before

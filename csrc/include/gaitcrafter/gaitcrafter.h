@@ -57,7 +57,7 @@ typedef struct gc_engine gc_engine;
 typedef struct gc_options {
   uint32_t struct_size, version;
   const char* device;    /* "cpu"; NULL means that */
-  const char* precision; /* "fp32", "fp32-winograd", "bf16", "int8" or "auto" (and NULL): bf16 if it runs here, else fp32 */
+  const char* precision; /* "fp32", "fp32-winograd", "bf16", "int8"; "auto" or NULL: bf16 if it runs here, else fp32 */
   const char* isa;       /* "portable", "avx2", "avx512"; NULL means the widest that runs here, or GAITCRAFTER_ISA */
   int32_t threads;       /* 1..256; 0 means one per processor that this process may use */
   int32_t reserved;
@@ -208,8 +208,8 @@ GC_API uint32_t gc_abi_version(void); /* GC_ABI_VERSION of the library */
 GC_API gc_status gc_isa(const char** name);
 /* Whether this processor runs the named one; GC_INVALID_REQUEST for an unknown name. */
 GC_API gc_status gc_isa_supported(const char* name, int* supported);
-/* Whether an engine with the default instruction set takes the precision ("fp32", "fp32-winograd", "bf16", "int8") here; GC_INVALID_REQUEST for
- * an unknown name. */
+/* Whether an engine with the default instruction set takes the precision ("fp32", "fp32-winograd", "bf16", "int8")
+ * here; GC_INVALID_REQUEST for an unknown name. */
 GC_API gc_status gc_precision_supported(const char* name, int* supported);
 
 /* ---- structs with every field at its default ------------------------------------------------------------------ */
