@@ -39,9 +39,9 @@ void PlanBuilder::touch(std::initializer_list<int> buffers) {
   }
 }
 
-void PlanBuilder::add(Node node, std::initializer_list<int> buffers, double multiply_adds, size_t scratch_bytes) {
+void PlanBuilder::add(const Node& node, std::initializer_list<int> buffers, double multiply_adds, size_t scratch_bytes) {
   touch(buffers);
-  plan_.nodes.push_back(std::move(node));
+  plan_.nodes.push_back(node);
   plan_.flops += 2 * multiply_adds;
   plan_.scratch_bytes = std::max(plan_.scratch_bytes, scratch_bytes);
 }
@@ -65,7 +65,7 @@ void PlanBuilder::conv(const std::string& name, const Value& in, const Value& ou
   node.bias = padded_vector(packer_, tensor(name + ".bias"));
   const double cost = static_cast<double>(out.pixels()) * node.weight.k * out.channels;
   const size_t scratch = node.grid.scratch_bytes;
-  add(std::move(node), {in.buffer, out.buffer}, cost, scratch);
+  add(node, {in.buffer, out.buffer}, cost, scratch);
 }
 
 void PlanBuilder::upsample(const std::string& name, const Value& in, const Value& out) {
@@ -78,14 +78,14 @@ void PlanBuilder::upsample(const std::string& name, const Value& in, const Value
   node.bias = padded_vector(packer_, tensor(name + ".bias"));
   const double cost = static_cast<double>(out.pixels()) * 4 * in.channels * out.channels;
   const size_t scratch = node.grid.scratch_bytes;
-  add(std::move(node), {in.buffer, out.buffer}, cost, scratch);
+  add(node, {in.buffer, out.buffer}, cost, scratch);
 }
 
 void PlanBuilder::linear(const std::string& name, const Value& in, const Value& out, bool fp32) {
   const Packer& packer = fp32 ? fp32_packer_ : packer_;
   LinearNode node{in, out, fp32, pack_linear(packer, tensor(name + ".weight")),
                   padded_vector(packer, tensor(name + ".bias"))};
-  add(std::move(node), {in.buffer, out.buffer}, static_cast<double>(out.pixels()) * in.channels * out.channels);
+  add(node, {in.buffer, out.buffer}, static_cast<double>(out.pixels()) * in.channels * out.channels);
 }
 
 bool PlanBuilder::quantised(const std::string& name) const {
@@ -119,7 +119,7 @@ PlanBuilder::Convolved PlanBuilder::block_conv(const std::string& name, const Va
   const double cost = static_cast<double>(out.pixels()) * 9 * in.channels * out.channels;
   const size_t scratch = node.grid.scratch_bytes;
   const int affine = pending ? pending->buffer : -1;
-  add(std::move(node), {in.buffer, out.buffer, result.statistics, affine}, cost, scratch);
+  add(node, {in.buffer, out.buffer, result.statistics, affine}, cost, scratch);
   return result;
 }
 
@@ -173,7 +173,7 @@ Value PlanBuilder::resnet_block(const std::string& name, const Value& in, int wi
   last.out = destination ? *destination : shortcut ? activation(in.height, in.width, width) : second.value;
   const Value out = last.out;
   const int affine = last.affine.buffer;
-  add(std::move(last), {second.value.buffer, in.buffer, out.buffer, affine}, cost);
+  add(last, {second.value.buffer, in.buffer, out.buffer, affine}, cost);
   return out;
 }
 
@@ -197,7 +197,7 @@ Value PlanBuilder::spatial_linear_attention(const std::string& name, const Value
   const double cost = projection_cost(in, hidden) + static_cast<double>(in.pixels()) * 2 * hidden * node.dim;
   const size_t scratch = linear_attention_scratch(element_, in.channels, node.heads, node.dim, in.height * in.width);
   const Value out = node.out;
-  add(std::move(node), {in.buffer, out.buffer}, cost, scratch);
+  add(node, {in.buffer, out.buffer}, cost, scratch);
   return out;
 }
 
@@ -222,7 +222,7 @@ Value PlanBuilder::temporal_attention(const std::string& name, const Value& in, 
   const double cost = projection_cost(in, hidden) + static_cast<double>(in.pixels()) * 2 * hidden * frames;
   const size_t scratch = temporal_attention_scratch(element_, in.channels, node.heads, node.dim, frames, sites);
   const Value out = node.out;
-  add(std::move(node), {in.buffer, out.buffer}, cost, scratch);
+  add(node, {in.buffer, out.buffer}, cost, scratch);
   return out;
 }
 
@@ -238,7 +238,7 @@ Value PlanBuilder::spatial_attention(const std::string& name, const Value& in, D
   const double cost = projection_cost(in, hidden) + static_cast<double>(in.pixels()) * 2 * hidden * sites;
   const size_t scratch = spatial_attention_scratch(element_, in.channels, node.heads, node.dim, sites);
   const Value out = node.out;
-  add(std::move(node), {in.buffer, out.buffer}, cost, scratch);
+  add(node, {in.buffer, out.buffer}, cost, scratch);
   return out;
 }
 
@@ -251,7 +251,7 @@ Value PlanBuilder::temporal_conv(const std::string& name, const Value& in, Desti
   const double cost = static_cast<double>(in.pixels()) * 3 * in.channels * in.channels;
   const size_t scratch = temporal_conv_scratch(element_, in.channels, in.frames, in.height * in.width);
   const Value out = node.out;
-  add(std::move(node), {in.buffer, out.buffer}, cost, scratch);
+  add(node, {in.buffer, out.buffer}, cost, scratch);
   return out;
 }
 

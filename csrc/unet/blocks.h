@@ -55,7 +55,7 @@ class PlanBuilder {
   int new_buffer(size_t bytes);
   AffineSlot new_affine(int channels);
   void touch(std::initializer_list<int> buffers);
-  void add(Node node, std::initializer_list<int> buffers, double multiply_adds = 0, size_t scratch_bytes = 0);
+  void add(const Node& node, std::initializer_list<int> buffers, double multiply_adds = 0, size_t scratch_bytes = 0);
   Convolved block_conv(const std::string& name, const Value& in, const Value& out, std::optional<AffineSlot> pending);
   AffineSlot norm_affine(const std::string& name, const Convolved& convolved, ptrdiff_t film);
   // True if the precision is int8 and the convolution has calibrated ranges.
