@@ -39,7 +39,8 @@ void PlanBuilder::touch(std::initializer_list<int> buffers) {
   }
 }
 
-void PlanBuilder::add(const Node& node, std::initializer_list<int> buffers, double multiply_adds, size_t scratch_bytes) {
+void PlanBuilder::add(const Node& node, std::initializer_list<int> buffers, double multiply_adds,
+                      size_t scratch_bytes) {
   touch(buffers);
   plan_.nodes.push_back(node);
   plan_.flops += 2 * multiply_adds;
