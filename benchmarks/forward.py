@@ -152,7 +152,9 @@ def main(preset: str, rounds: int | None, isa: str | None, double: bool, csv_pat
         double = double or preset == "walker"
         reference = torch_output(model, x, double)
         rows = measure(folder, isa, x, reference, rounds)
-    limit = module.fma_limit(isa)
+    from gaitcrafter_rt import _native
+
+    limit = _native.processor_rate("fp32", isa) / 1e9
     for row in rows:
         rate = flops / row["median"] / 1e9
         row |= {"preset": preset, "isa": isa, "gflops": rate, "limit": limit, "machine": machine(), "commit": commit()}

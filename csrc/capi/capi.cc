@@ -7,6 +7,7 @@
 #include <string>
 
 #include "capi/translate.h"
+#include "core/processor_rate.h"
 #include "noise/normal.h"
 #include "sampler/pack.h"
 
@@ -231,6 +232,16 @@ gc_status gc_precision_supported(const char* name, int* supported) {
                   "precision is \"" + wanted + "\"; allowed are \"fp32\", \"fp32-winograd\", \"bf16\" and \"int8\"");
     }
     given(supported, "supported") = precision_supported(*precision, choose_isa()) ? 1 : 0;
+  });
+}
+
+gc_status gc_processor_rate(const char* arithmetic, const char* isa, double* operations_per_second) {
+  return guarded([&] {
+    const std::string wanted = &given(arithmetic, "arithmetic");
+    const std::optional<Arithmetic> kind = arithmetic_named(wanted);
+    if (!kind) refuse("arithmetic is \"" + wanted.substr(0, 64) + "\"; allowed are \"fp32\", \"bf16\" and \"int8\"");
+    given(operations_per_second, "operations_per_second") =
+        processor_rate(*kind, isa == nullptr ? choose_isa() : isa_named(isa));
   });
 }
 

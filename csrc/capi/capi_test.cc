@@ -264,6 +264,11 @@ TEST(CApiFree, ConfigAndIsa) {
   ASSERT_EQ(gc_isa_supported("portable", &supported), GC_OK);
   EXPECT_EQ(supported, 1);
   EXPECT_STATUS(gc_isa_supported("sse9", &supported), GC_INVALID_REQUEST, "sse9");
+  double rate = 0;
+  ASSERT_EQ(gc_processor_rate("fp32", nullptr, &rate), GC_OK);
+  EXPECT_GT(rate, 1e8);
+  EXPECT_STATUS(gc_processor_rate("bf16", "portable", &rate), GC_CAPABILITY, "no bf16 products");
+  EXPECT_STATUS(gc_processor_rate("fp64", nullptr, &rate), GC_INVALID_REQUEST, "arithmetic is \"fp64\"");
   ASSERT_EQ(gc_precision_supported("fp32", &supported), GC_OK);
   EXPECT_EQ(supported, 1);
   EXPECT_STATUS(gc_precision_supported("fp8", &supported), GC_INVALID_REQUEST, "fp8");

@@ -301,6 +301,14 @@ PYBIND11_MODULE(_native, m) {
         return supported != 0;
       },
       py::arg("name"));
+  m.def(
+      "processor_rate",
+      [](const std::string& arithmetic, const std::optional<std::string>& isa) {
+        double rate = 0;
+        check(gc_processor_rate(arithmetic.c_str(), isa ? isa->c_str() : nullptr, &rate));
+        return rate;
+      },
+      py::arg("arithmetic"), py::arg("isa") = py::none());
   m.attr("__version__") = gc_version();
   m.attr("abi_version") = gc_abi_version();
 }

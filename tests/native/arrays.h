@@ -125,6 +125,5 @@ struct Ops {
 };
 
 void bind_ops(pybind11::module_& m);
-void bind_fma_limit(pybind11::module_& m);
 
 }  // namespace gaitcrafter::testing

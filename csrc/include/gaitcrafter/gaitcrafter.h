@@ -212,6 +212,11 @@ GC_API gc_status gc_isa_supported(const char* name, int* supported);
  * here; GC_INVALID_REQUEST for an unknown name. */
 GC_API gc_status gc_precision_supported(const char* name, int* supported);
 
+/* What one core does with operands in registers alone, in operations per second (two per multiply-add) of the calling
+ * thread's processor time; takes some 30 ms. `arithmetic` is "fp32", "bf16" (vdpbf16ps) or "int8" (vpdpbusd); `isa` as
+ * in gc_options. GC_CAPABILITY if this processor lacks the instruction. */
+GC_API gc_status gc_processor_rate(const char* arithmetic, const char* isa, double* operations_per_second);
+
 /* ---- structs with every field at its default ------------------------------------------------------------------ */
 
 static inline gc_options gc_options_default(void) {
