@@ -150,7 +150,7 @@ class Diffusion(_Strict):
 class SamplerDefaults(_Strict):
     """The sampler used when a request names none. Fields and names as in docs/architecture.md, "The sampler"."""
 
-    kind: Literal["ddpm", "ddim", "dpmpp_2m"] = "ddim"
+    kind: Literal["ddpm", "ddim", "dpmpp_2m", "dpmpp_3m", "unipc"] = "ddim"
     steps: Annotated[int, Field(ge=1, le=100_000)] = 20
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     spacing: Literal["leading", "trailing", "linspace"] = "trailing"

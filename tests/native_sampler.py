@@ -33,7 +33,7 @@ SOURCES = [
 FLAGS = ["-std=c++20", "-O3", "-ffp-contract=off", "-fno-fast-math", "-fno-math-errno", "-fPIC", "-shared"]
 
 ISAS = {"portable": 0, "avx2": 1, "avx512": 2}
-_KINDS = ["ddpm", "ddim", "dpmpp_2m"]
+_KINDS = ["ddpm", "ddim", "dpmpp_2m", "dpmpp_3m", "unipc"]
 _SPACINGS = ["leading", "trailing", "linspace"]
 _THRESHOLDINGS = ["none", "clip", "dynamic"]
 _PREDICTIONS = ["x0", "eps", "v"]

@@ -141,7 +141,7 @@ TEST_F(CApi, RefusesBadRequests) {
   EXPECT_STATUS(generate([](auto& r, auto&) { r.count = 0; }), GC_INVALID_REQUEST, "count is 0");
   EXPECT_STATUS(generate([](auto& r, auto&) { r.count = 1u << 21; }), GC_INVALID_REQUEST, "1 to 1048576");
   EXPECT_STATUS(generate([](auto& r, auto&) { r.threshold = 1.5f; }), GC_INVALID_REQUEST, "threshold");
-  EXPECT_STATUS(generate([](auto&, auto& s) { s.kind = 3; }), GC_INVALID_REQUEST, "sampler kind is 3");
+  EXPECT_STATUS(generate([](auto&, auto& s) { s.kind = 5; }), GC_INVALID_REQUEST, "sampler kind is 5");
   EXPECT_STATUS(generate([](auto&, auto& s) { s.steps = -4; }), GC_INVALID_REQUEST, "steps is -4");
   EXPECT_STATUS(generate([](auto&, auto& s) { s.steps = 1001; }), GC_INVALID_REQUEST, "steps is 1001");
   EXPECT_STATUS(generate([](auto&, auto& s) { s.eta = NAN; }), GC_INVALID_REQUEST, "eta is not a number");

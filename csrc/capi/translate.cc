@@ -53,7 +53,7 @@ SamplerChoice to_sampler(const gc_sampler* sampler, const ModelConfig& config) {
   if (sampler == nullptr) return out;
   const gc_sampler& s = checked(sampler, "gc_sampler");
   SamplerSettings& d = out.settings;
-  const SamplerKind kind = static_cast<SamplerKind>(choice(s.kind, static_cast<int>(d.kind), 2, "sampler kind"));
+  const SamplerKind kind = static_cast<SamplerKind>(choice(s.kind, static_cast<int>(d.kind), 4, "sampler kind"));
   // The model's eta belongs to its own sampler; another kind may have none.
   const double eta = kind == d.kind || kind == SamplerKind::kDdim ? d.eta : 0.0;
   d.kind = kind;

@@ -142,9 +142,12 @@ void read_diffusion(JsonFields& f, Diffusion& d) {
 }
 
 void read_sampler(JsonFields& f, SamplerSettings& s) {
-  f.read_name<SamplerKind>(
-      "kind", s.kind,
-      {{"ddpm", SamplerKind::kDdpm}, {"ddim", SamplerKind::kDdim}, {"dpmpp_2m", SamplerKind::kDpmpp2m}});
+  f.read_name<SamplerKind>("kind", s.kind,
+                           {{"ddpm", SamplerKind::kDdpm},
+                            {"ddim", SamplerKind::kDdim},
+                            {"dpmpp_2m", SamplerKind::kDpmpp2m},
+                            {"dpmpp_3m", SamplerKind::kDpmpp3m},
+                            {"unipc", SamplerKind::kUniPc}});
   f.read("steps", s.steps, 1, 100000);
   f.read("eta", s.eta, 0, 1);
   f.read_name<Spacing>(

@@ -18,7 +18,7 @@ enum class NormScope { kClip, kFrame };
 enum class Wiring { kNone, kBlockTable, kInputMap };
 enum class Prediction { kX0, kEps, kV };
 enum class Schedule { kCosine, kLinear };
-enum class SamplerKind { kDdpm, kDdim, kDpmpp2m };
+enum class SamplerKind { kDdpm, kDdim, kDpmpp2m, kDpmpp3m, kUniPc };
 enum class Spacing { kLeading, kTrailing, kLinspace };
 enum class Thresholding { kNone, kClip, kDynamic };
 

@@ -7,7 +7,7 @@ namespace gaitcrafter_python {
 namespace {
 
 constexpr std::array<const char*, GC_AXES> kAxisNames = {"dataset", "identity", "view", "covariate"};
-constexpr std::array<const char*, 3> kKinds = {"ddpm", "ddim", "dpmpp_2m"};
+constexpr std::array<const char*, 5> kKinds = {"ddpm", "ddim", "dpmpp_2m", "dpmpp_3m", "unipc"};
 constexpr std::array<const char*, 3> kSpacings = {"leading", "trailing", "linspace"};
 constexpr std::array<const char*, 3> kThresholdings = {"none", "clip", "dynamic"};
 

@@ -10,17 +10,6 @@
 namespace gaitcrafter {
 namespace {
 
-const char* name_of(SamplerKind kind) {
-  switch (kind) {
-    case SamplerKind::kDdpm:
-      return "ddpm";
-    case SamplerKind::kDdim:
-      return "ddim";
-    default:
-      return "dpmpp_2m";
-  }
-}
-
 const char* name_of(Spacing spacing) {
   switch (spacing) {
     case Spacing::kLeading:
@@ -88,7 +77,7 @@ std::vector<int32_t> spaced_timesteps(SamplerKind kind, Spacing spacing, int ste
                                              std::to_string(train_timesteps) + ", its training timesteps");
   }
   // diffusers' multistep solver spreads steps + 1 points and leaves out the last one, timestep 0.
-  const bool drop_zero = kind == SamplerKind::kDpmpp2m;
+  const bool drop_zero = kind != SamplerKind::kDdpm && kind != SamplerKind::kDdim;
   const int points = drop_zero ? steps + 1 : steps;
   std::vector<int32_t> t(points);
   if (spacing == Spacing::kLinspace) {
@@ -111,7 +100,7 @@ std::vector<int32_t> spaced_timesteps(SamplerKind kind, Spacing spacing, int ste
   const bool repeats = std::adjacent_find(t.begin(), t.end()) != t.end();
   if (repeats || (t.front() == 0 && train_timesteps > 1)) {
     throw Error(Status::kInvalidRequest,
-                std::string(name_of(spacing)) + " spacing of " + name_of(kind) + " with " + std::to_string(steps) +
+                std::string(name_of(spacing)) + " spacing of " + sampler_name(kind) + " with " + std::to_string(steps) +
                     " of " + std::to_string(train_timesteps) + " steps " +
                     (repeats ? "visits a timestep twice" : "would begin at timestep 0, where no noise is expected") +
                     "; use trailing spacing or another number of steps");

@@ -38,6 +38,9 @@ struct SamplerTable {
   std::vector<int32_t> timesteps() const;
 };
 
+// The name that configurations and requests have for it.
+const char* sampler_name(SamplerKind kind);
+
 // Cumulative products of 1 - beta, one per timestep, in double (docs/samplers.md, "Schedules").
 std::vector<double> alphas_cumprod(const Diffusion& diffusion);
 

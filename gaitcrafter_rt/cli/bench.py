@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from ..errors import InvalidRequestError
-from .common import console, json_option, print_json, progress, split_list, whole_numbers
+from .common import SAMPLERS, console, json_option, print_json, progress, split_list, whole_numbers
 
 
 @click.group()
@@ -25,7 +25,7 @@ def bench() -> None:
 @click.option("--steps", default="4,8,20", show_default=True, help="Sampler steps, with commas between them.")
 @click.option("--threads", default="1", show_default=True, help="Threads of the engine, with commas between them.")
 @click.option("--precision", default="auto", show_default=True, help="Precisions, with commas between them.")
-@click.option("--sampler", type=click.Choice(["ddpm", "ddim", "dpmpp_2m"]), help="Sampler.  [default: the model's]")
+@click.option("--sampler", type=click.Choice(SAMPLERS), help="Sampler.  [default: the model's]")
 @click.option("--guidance", type=float, help="Guidance scale.  [default: the model's]")
 @click.option("--repeats", default=20, show_default=True, help="Warm clips per setting.")
 @json_option

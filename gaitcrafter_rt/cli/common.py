@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
 FOLDER = click.Path(path_type=Path)
+SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "dpmpp_3m", "unipc")
 
 
 def print_error(kind: str, code: int, exit_code: int, message: str, as_json: bool) -> int:

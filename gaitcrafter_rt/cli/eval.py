@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from .common import FOLDER, console, json_option, note, print_json, printable
+from .common import FOLDER, SAMPLERS, console, json_option, note, print_json, printable
 
 
 @click.group(name="eval")
@@ -26,7 +26,7 @@ def evaluate() -> None:
 @click.option("--write-card", is_flag=True, help="Put the table into the model's README.md; nothing else in it changes.")
 @click.option("--clips-per-cell", default=1, show_default=True, help="Clips of every identity, view and covariate.")
 @click.option("--blend-pairs", default=10, show_default=True, help="Pairs of identities to blend, 0 for none.")
-@click.option("--sampler", type=click.Choice(["ddpm", "ddim", "dpmpp_2m"]), help="Sampler.  [default: the model's]")
+@click.option("--sampler", type=click.Choice(SAMPLERS), help="Sampler.  [default: the model's]")
 @click.option("--steps", type=int, help="Sampler steps.  [default: the model's]")
 @click.option("--guidance", type=float, help="Guidance scale.  [default: the model's]")
 @click.option("--seed", default=0, show_default=True, help="Of the clips and of the bootstrap.")

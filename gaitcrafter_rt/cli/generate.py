@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from ..errors import InvalidRequestError
-from .common import FOLDER, json_option, note, print_json, progress
+from .common import FOLDER, SAMPLERS, json_option, note, print_json, progress
 from .writers import FORMATS, open_sinks
 
 PARQUET = "parquet"
@@ -27,7 +27,7 @@ def sampler_options(command: Any) -> Any:
     """The options that choose the sampler; None means the model's own default."""
     for option in reversed(
         (
-            click.option("--sampler", type=click.Choice(["ddpm", "ddim", "dpmpp_2m"]), help="Sampler.  [default: the model's]"),
+            click.option("--sampler", type=click.Choice(SAMPLERS), help="Sampler.  [default: the model's]"),
             click.option("--steps", type=int, help="Sampler steps, 1 to the model's timesteps.  [default: the model's]"),
             click.option("--eta", type=float, help="Noise of DDIM, 0 to 1.  [default: the model's]"),
             click.option(

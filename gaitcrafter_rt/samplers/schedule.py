@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import InvalidRequestError
 
-Kind = Literal["ddpm", "ddim", "dpmpp_2m"]
+Kind = Literal["ddpm", "ddim", "dpmpp_2m", "dpmpp_3m", "unipc"]
 ScheduleName = Literal["cosine", "linear"]
 Spacing = Literal["leading", "trailing", "linspace"]
 
@@ -55,13 +55,13 @@ def alphas_cumprod(schedule: ScheduleName, timesteps: int) -> NDArray[np.float64
 def spaced_timesteps(kind: Kind, spacing: Spacing, steps: int, train_timesteps: int) -> list[int]:
     """``steps`` timesteps in the order that they run, from noisy to clean.
 
-    The same as ``set_timesteps`` of diffusers' DDPMScheduler, DDIMScheduler and DPMSolverMultistepScheduler with
-    steps_offset 0, less the timestep -1 that theirs appends for some trailing counts. Raises InvalidRequestError for steps
-    outside 1..train_timesteps, and for a spacing that repeats a timestep or begins at 0.
+    The same as ``set_timesteps`` of diffusers' DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler and
+    UniPCMultistepScheduler with steps_offset 0, less the timestep -1 that theirs appends for some trailing counts. Raises
+    InvalidRequestError for steps outside 1..train_timesteps, and for a spacing that repeats a timestep or begins at 0.
     """
     if not 1 <= steps <= train_timesteps:
         raise InvalidRequestError(f"steps is {steps}; this model allows 1 to {train_timesteps}, its training timesteps")
-    drop_zero = kind == "dpmpp_2m"
+    drop_zero = kind not in ("ddpm", "ddim")
     points = steps + 1 if drop_zero else steps
     if spacing == "trailing":
         t = [int(v) - 1 for v in np.round(np.arange(train_timesteps, 0, -train_timesteps / steps))[:steps]]

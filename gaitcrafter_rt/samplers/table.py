@@ -39,7 +39,7 @@ class Row:
 def check(settings: SamplerDefaults) -> None:
     """Raises InvalidRequestError where a setting has no meaning for the sampler's kind."""
     if settings.kind != "ddim" and settings.eta != 0:
-        why = "ddpm has no eta (its noise is fixed)" if settings.kind == "ddpm" else "dpmpp_2m is deterministic"
+        why = "ddpm has no eta (its noise is fixed)" if settings.kind == "ddpm" else f"{settings.kind} is deterministic"
         raise InvalidRequestError(f"eta is {settings.eta} but {why}; set eta to 0 or use ddim")
 
 
@@ -57,8 +57,13 @@ def compile_rows(settings: SamplerDefaults, diffusion: Diffusion) -> list[Row]:
             _ddpm(row, bars[i], bars[i + 1])
         elif settings.kind == "ddim":
             _ddim(row, bars[i], bars[i + 1], settings.eta, settings.rederive_eps)
+        elif i + 1 == len(timesteps):
+            row.c_x0 = 1.0  # no noise is left: x becomes x0
+        elif settings.kind == "unipc":
+            _unipc(row, bars[max(0, i - 2) : i + 1], bars[i + 1])
         else:
-            _dpmpp_2m(row, bars[i], bars[i + 1], bars[i - 1] if i else None)
+            order = dpmpp_order(settings.kind, i, len(timesteps))
+            _dpmpp(row, bars[i + 1 - order : i + 1], bars[i + 1])
         rows.append(row)
     return rows
 
@@ -124,16 +129,85 @@ def _ddim(row: Row, bar: float, bar_next: float, eta: float, rederive_eps: bool)
     row.c_noise = spread
 
 
-def _dpmpp_2m(row: Row, bar: float, bar_next: float, bar_before: float | None) -> None:
-    if bar_next == 1:
-        row.c_x0 = 1.0
-        return
-    here, there = (0.5 * math.log(b / (1 - b)) for b in (bar, bar_next))
-    h = there - here
-    weight = -math.sqrt(bar_next) * math.expm1(-h)
-    row.c_x = math.sqrt(1 - bar_next) / math.sqrt(1 - bar)
+def dpmpp_order(kind: str, row: int, rows: int) -> int:
+    """Order of a row of DPM-Solver++ that is not the last.
+
+    The first rows have no earlier x0. Below 15 rows the last but one of the third-order solver is of second order
+    (lower_order_final of the authors' code and of diffusers): without it few-step runs become unstable.
+    """
+    if kind == "dpmpp_2m":
+        return min(2, row + 1)
+    return min(3 if rows >= 15 or row + 2 < rows else 2, row + 1)
+
+
+def _lambda(bar: float) -> float:
+    return 0.5 * math.log(bar / (1 - bar))
+
+
+def _dpmpp(row: Row, past: list[float], bar_next: float) -> None:
+    """``past``: the levels of as many rows as this one has orders, its own last."""
+    lambdas = [_lambda(bar) for bar in past]
+    here, alpha = lambdas[-1], math.sqrt(bar_next)
+    h = _lambda(bar_next) - here
+    shrink = math.expm1(-h)
+    weight = -alpha * shrink
+    row.c_x = math.sqrt(1 - bar_next) / math.sqrt(1 - past[-1])
     row.c_x0 = weight
-    if bar_before is not None:
-        ratio = (here - 0.5 * math.log(bar_before / (1 - bar_before))) / h
-        row.c_x0 += weight * 0.5 / ratio
-        row.c_prev1 = -weight * 0.5 / ratio
+    if len(past) == 1:
+        return
+    r0 = (here - lambdas[-2]) / h
+    if len(past) == 2:
+        row.c_x0 += weight * 0.5 / r0
+        row.c_prev1 = -weight * 0.5 / r0
+        return
+    r1 = (lambdas[-2] - lambdas[-3]) / h
+    first = alpha * (shrink / h + 1)  # of D1, the first difference
+    second = -alpha * ((shrink + h) / (h * h) - 0.5)  # of D2
+    # D1 = near + r0 / (r0 + r1) (near - far), D2 = (near - far) / (r0 + r1); near = (x0 - x0[-1]) / r0 and so on.
+    near = first * (1 + r0 / (r0 + r1)) + second / (r0 + r1)
+    far = -first * r0 / (r0 + r1) - second / (r0 + r1)
+    row.c_x0 += near / r0
+    row.c_prev1 = -near / r0 + far / r1
+    row.c_prev2 = -far / r1
+
+
+def _unipc(row: Row, past: list[float], bar_next: float) -> None:
+    """Corrector of the step that led here, then predictor, both in one sum; ``past``: up to three levels, the row's own last.
+
+    Predictor and corrector differ in multiples of known x0 only, so the corrected x is the predicted x plus such multiples, and
+    no earlier x is needed.
+    """
+    lambdas = [_lambda(bar) for bar in past]
+    here = lambdas[-1]
+    x0, prev1, prev2 = 0.0, 0.0, 0.0  # what the corrector adds to x
+    if len(past) > 1:
+        h = here - lambdas[-2]
+        scale = -math.sqrt(past[-1]) * math.expm1(-h)
+        if len(past) == 2:
+            x0, prev1 = 0.5 * scale, -0.5 * scale
+        else:
+            r = (lambdas[-3] - lambdas[-2]) / h
+            old, new = _unipc_weights(r, h)
+            change = scale * (old - 0.5) / r  # the predictor had 0.5 for old, 0 for new
+            x0, prev1, prev2 = scale * new, -change - scale * new, change
+    h = _lambda(bar_next) - here
+    keep, weight = math.sqrt(1 - bar_next) / math.sqrt(1 - past[-1]), -math.sqrt(bar_next) * math.expm1(-h)
+    row.c_x = keep
+    row.c_x0 = keep * x0 + weight
+    row.c_prev1 = keep * prev1
+    row.c_prev2 = keep * prev2
+    if len(past) > 1:
+        step = weight * 0.5 / ((lambdas[-2] - here) / h)
+        row.c_x0 -= step
+        row.c_prev1 += step
+
+
+def _unipc_weights(r: float, h: float) -> tuple[float, float]:
+    """Weights of (x0[-2] - x0[-1]) / r and of x0 - x0[-1] in the second-order corrector, B(h) = expm1(-h)."""
+    b = math.expm1(-h)
+    phi1 = b / -h - 1
+    phi2 = phi1 / -h - 0.5
+    b1, b2 = phi1 / b, 2 * phi2 / b
+    # [[1, 1], [r, 1]] (old, new) = (b1, b2)
+    old = (b1 - b2) / (1 - r)
+    return old, b1 - old

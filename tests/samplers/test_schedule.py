@@ -8,7 +8,7 @@ import native_sampler
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from peers import base_network
 
 from gaitcrafter_rt.config import Diffusion, SamplerDefaults
@@ -19,7 +19,10 @@ from gaitcrafter_rt.samplers.table import compile_rows
 # numpy 2 on diffusers 0.42.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-SCHEDULERS = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "dpmpp_2m": DPMSolverMultistepScheduler}
+SCHEDULERS = {
+    "ddpm": DDPMScheduler, "ddim": DDIMScheduler,
+    "dpmpp_2m": DPMSolverMultistepScheduler, "dpmpp_3m": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler,
+}  # fmt: skip
 COUNTS = [*range(1, 70), 100, 103, 121, 122, 125, 200, 201, 250, 333, 499, 500, 501, 667, 750, 998, 999, 1000]
 
 

@@ -25,6 +25,13 @@ SAMPLERS: list[dict[str, Any]] = [
     {"kind": "dpmpp_2m", "steps": 20},
     {"kind": "dpmpp_2m", "steps": 15, "spacing": "leading"},
     {"kind": "dpmpp_2m", "steps": 999, "spacing": "linspace"},
+    {"kind": "dpmpp_3m", "steps": 1},
+    {"kind": "dpmpp_3m", "steps": 2},
+    {"kind": "dpmpp_3m", "steps": 14},
+    {"kind": "dpmpp_3m", "steps": 15, "spacing": "leading"},
+    {"kind": "unipc", "steps": 1},
+    {"kind": "unipc", "steps": 3},
+    {"kind": "unipc", "steps": 20, "spacing": "leading"},
 ]
 
 
@@ -49,6 +56,7 @@ def test_native_rows_are_the_python_rows(options: dict[str, Any]) -> None:
             1000,
             r"eta is 0\.5 but dpmpp_2m is deterministic; set eta to 0 or use ddim",
         ),
+        ({"kind": "unipc", "eta": 0.5}, 1000, r"eta is 0\.5 but unipc is deterministic; set eta to 0 or use ddim"),
         ({"kind": "ddpm", "eta": 1.0}, 1000, r"eta is 1\.0 but ddpm has no eta .*set eta to 0 or use ddim"),
         ({"kind": "dpmpp_2m", "steps": 1000, "spacing": "linspace"}, 1000, r"visits a timestep twice; use trailing"),
         ({"kind": "dpmpp_2m", "steps": 1000, "spacing": "leading"}, 1000, r"visits a timestep twice; use trailing"),

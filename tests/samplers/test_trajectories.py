@@ -15,7 +15,7 @@ import native_sampler
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from diffusers.schedulers import scheduling_ddpm
 from gaussian_model import gaussian_denoiser, relative_l2
 from numpy.typing import NDArray
@@ -35,6 +35,12 @@ SEED, CLIP = 11, 5
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 LIMITS_AND_SCHEDULES = [("none", "cosine"), ("clip", "cosine"), ("dynamic", "cosine"), ("none", "linear")]
+# diffusers' class and options of our multistep kinds.
+MULTISTEP: dict[str, tuple[Any, dict[str, Any]]] = {
+    "dpmpp_2m": (DPMSolverMultistepScheduler, {}),
+    "dpmpp_3m": (DPMSolverMultistepScheduler, {"solver_order": 3}),
+    "unipc": (UniPCMultistepScheduler, {"solver_order": 2, "solver_type": "bh2", "final_sigmas_type": "zero"}),
+}
 PREDICTIONS = {"x0": "sample", "eps": "epsilon", "v": "v_prediction"}
 
 
@@ -54,14 +60,14 @@ def reference(settings: SamplerDefaults, diffusion: Diffusion, dtype: type = np.
 
 
 def thresholding_options(settings: SamplerDefaults) -> dict[str, Any]:
-    """diffusers' words for our thresholding. Its DPM-Solver++ has no clip_sample: dynamic with a maximum of 1 is that."""
+    """diffusers' words for our thresholding. Its multistep solvers have no clip_sample: dynamic with a maximum of 1 is that."""
     dynamic = settings.thresholding == "dynamic"
     options: dict[str, Any] = {
         "thresholding": dynamic,
         "dynamic_thresholding_ratio": settings.dynamic_percentile,
         "sample_max_value": 1e6 if dynamic else 1.0,
     }
-    if settings.kind == "dpmpp_2m":
+    if settings.kind in MULTISTEP:
         options["thresholding"] = settings.thresholding != "none"
     else:
         options["clip_sample"] = settings.thresholding == "clip"
@@ -70,20 +76,22 @@ def thresholding_options(settings: SamplerDefaults) -> dict[str, Any]:
 
 def make_scheduler(settings: SamplerDefaults, diffusion: Diffusion) -> Any:
     """diffusers' scheduler with our betas, and with its fp32 tables replaced by ours in double."""
-    kinds = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "dpmpp_2m": DPMSolverMultistepScheduler}
-    scheduler = kinds[settings.kind](
+    kinds = {"ddpm": (DDPMScheduler, {}), "ddim": (DDIMScheduler, {}), **MULTISTEP}
+    scheduler_class, solver = kinds[settings.kind]
+    scheduler = scheduler_class(
         num_train_timesteps=diffusion.timesteps,
         trained_betas=betas(diffusion.schedule, diffusion.timesteps),
         prediction_type=PREDICTIONS[diffusion.prediction],
         timestep_spacing=settings.spacing,
         **thresholding_options(settings),
+        **solver,
     )
     abar = torch.from_numpy(alphas_cumprod(diffusion.schedule, diffusion.timesteps))
     # The same schedule, but for the fp32 of 1 - beta: at t = 999 that keeps only 4 digits of 1 - 0.9999.
     np.testing.assert_allclose(scheduler.alphas_cumprod[:-1].numpy(), abar[:-1].numpy(), rtol=1e-5)
     scheduler.alphas_cumprod = abar
     scheduler.set_timesteps(settings.steps)
-    if settings.kind == "dpmpp_2m":
+    if settings.kind in MULTISTEP:
         exact = ((1 - abar) / abar).sqrt()[scheduler.timesteps]
         np.testing.assert_allclose(scheduler.sigmas[:-1].numpy(), exact.numpy(), rtol=1e-6)
         scheduler.sigmas = torch.cat([exact, torch.zeros(1, dtype=torch.float64)])
@@ -128,6 +136,11 @@ DIFFUSERS_CASES: list[dict[str, Any]] = [
     {"kind": "ddim", "steps": 20, "spacing": "leading", "eta": 1.0, "rederive_eps": False},
     {"kind": "dpmpp_2m", "steps": 10, "spacing": "leading"},
     {"kind": "dpmpp_2m", "steps": 20, "spacing": "leading"},
+    {"kind": "dpmpp_3m", "steps": 4, "spacing": "leading"},
+    {"kind": "dpmpp_3m", "steps": 14, "spacing": "leading"},
+    {"kind": "dpmpp_3m", "steps": 20, "spacing": "leading"},
+    {"kind": "unipc", "steps": 4, "spacing": "leading"},
+    {"kind": "unipc", "steps": 20, "spacing": "leading"},
 ]
 
 
@@ -187,6 +200,10 @@ NATIVE_CASES = [
     {"kind": "ddim", "steps": 20, "spacing": "trailing"},
     {"kind": "dpmpp_2m", "steps": 2, "spacing": "trailing"},
     {"kind": "dpmpp_2m", "steps": 20, "spacing": "trailing"},
+    {"kind": "dpmpp_3m", "steps": 3, "spacing": "trailing"},
+    {"kind": "dpmpp_3m", "steps": 16, "spacing": "linspace"},
+    {"kind": "unipc", "steps": 3, "spacing": "trailing"},
+    {"kind": "unipc", "steps": 10, "spacing": "linspace"},
 ]
 
 

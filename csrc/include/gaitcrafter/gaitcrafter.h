@@ -45,7 +45,13 @@ typedef enum gc_status {
 } gc_status;
 
 enum { GC_AXIS_DATASET = 0, GC_AXIS_IDENTITY = 1, GC_AXIS_VIEW = 2, GC_AXIS_COVARIATE = 3, GC_AXES = 4 };
-enum { GC_SAMPLER_DDPM = 0, GC_SAMPLER_DDIM = 1, GC_SAMPLER_DPMPP_2M = 2 };
+enum {
+  GC_SAMPLER_DDPM = 0,
+  GC_SAMPLER_DDIM = 1,
+  GC_SAMPLER_DPMPP_2M = 2,
+  GC_SAMPLER_DPMPP_3M = 3,
+  GC_SAMPLER_UNIPC = 4
+};
 enum { GC_SPACING_LEADING = 0, GC_SPACING_TRAILING = 1, GC_SPACING_LINSPACE = 2 };
 enum { GC_THRESHOLDING_NONE = 0, GC_THRESHOLDING_CLIP = 1, GC_THRESHOLDING_DYNAMIC = 2 };
 enum { GC_MODEL_DEFAULT = -1 }; /* for the enum-like and boolean fields of gc_sampler */
