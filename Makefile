@@ -25,7 +25,7 @@ demo:  ## build, generate clips with the model that ships, and show where they a
 
 test:  ## install what the tests need and run them, C++ and Python
 	@tools/system-packages.sh $(TEST_PACKAGES)
-	@tools/venv.sh $(TEST) train,bulk,onnx,video,dev
+	@tools/venv.sh $(TEST) train,bulk,metrics,onnx,video,dev
 	@tools/cpp-tests.sh release $(TEST)/bin/python
 	@$(TEST)/bin/python tests/install_peers.py
 	@$(TEST)/bin/pytest -q
@@ -40,7 +40,7 @@ lint:  ## ruff, mypy, clang-format, clang-tidy
 	@tools/lint.sh $(LINT)
 
 bench:  ## benchmarks; docs/development.md says which
-	@tools/venv.sh $(TEST) train,bulk,onnx,video,dev
+	@tools/venv.sh $(TEST) train,bulk,metrics,onnx,video,dev
 	@$(TEST)/bin/python benchmarks/forward.py
 
 clean:  ## remove what the commands above made, except demo/

@@ -180,6 +180,8 @@ class Supervisor:
                 return
         ready = wait([*(w.pipe for w in self._workers), self._interrupt.fileno()], timeout)
         self._leases.renew()
+        if not ready:
+            self._tally.tell()
         if self._interrupt.fileno() in ready:
             self._interrupt.drain()
         if self._interrupt.count > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,7 +12,10 @@ from .worker import Result
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How far a job is. ``clips`` counts those made by this run and those of shards that were sealed before it."""
+    """How far a job is. ``clips`` counts those made by this run and those of shards that were sealed before it.
+
+    ``made`` and ``failures`` (quarantined clips), ``seconds`` (wall time) and ``engine_seconds`` (over workers) are this run's.
+    """
 
     clips: int
     total: int
@@ -19,6 +23,19 @@ class Snapshot:
     shards: int
     shards_total: int
     workers: int
+    made: int = 0
+    seconds: float = 0.0
+    engine_seconds: float = 0.0
+
+    @property
+    def rate(self) -> float | None:
+        """Clips per second of this run; None before its first block."""
+        return self.made / self.seconds if self.made and self.seconds else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the job is complete if nobody else works on it; None before the first block."""
+        return (self.total - self.clips) / self.rate if self.rate else None
 
 
 @dataclass
@@ -36,6 +53,7 @@ class Tally:
     workers: int = 0
     notes: list[str] = field(default_factory=list)
     report: Callable[[Snapshot], object] | None = None
+    began: float = field(default_factory=time.monotonic)
 
     def add(self, result: Result) -> None:
         """Raises TooManyFailedError beyond what ``--max-failed`` allows."""
@@ -56,4 +74,9 @@ class Tally:
     def tell(self) -> None:
         if self.report is not None:
             done = min(self.total, self.before + self.made)
-            self.report(Snapshot(done, self.total, self.failures, self.shards, self.shards_total, self.workers))
+            self.report(
+                Snapshot(
+                    done, self.total, self.failures, self.shards, self.shards_total, self.workers, self.made,
+                    time.monotonic() - self.began, self.seconds,
+                )
+            )  # fmt: skip

@@ -25,7 +25,8 @@ def print_error(kind: str, code: int, exit_code: int, message: str, as_json: boo
     """One line on standard error, or {"error": {...}} on standard output; returns the exit code."""
     line = " ".join(message.split())
     if as_json:
-        print_json({"error": {"type": kind, "code": code, "exit_code": exit_code, "message": line}})
+        # One line, since a bulk job prints lines.
+        click.echo(json.dumps({"error": {"type": kind, "code": code, "exit_code": exit_code, "message": line}}))
     else:
         click.secho("error: ", fg="red", bold=True, nl=False, err=True)
         click.echo(printable(line), err=True)

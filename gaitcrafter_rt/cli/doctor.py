@@ -25,7 +25,8 @@ EXTRAS = {
     "onnx-gpu": ("onnx", "onnxruntime-gpu"),
     "tensorrt": ("tensorrt",),
     "video": ("imageio-ffmpeg",),
-    "ray": ("ray",),
+    "ray": ("ray", "pyarrow"),
+    "metrics": ("prometheus-client",),
 }
 BASE = ("numpy", "pillow", "click", "rich", "pydantic")
 TIERS = ("portable", "avx2", "avx512")

@@ -66,6 +66,8 @@ def job_options(command: Any) -> Any:
             click.option("--grace", type=float, help="Seconds that blocks get to finish when a stop is asked for.  [default: 30]"),
             click.option("--max-failed", type=int, help="Quarantined clips beyond which this run stops.  [default: 100]"),
             click.option("--retry-quarantined", is_flag=True, help="Make the shards again that hold quarantined clips."),
+            click.option("--metrics", type=FOLDER, help="Text file for Prometheus, replaced after every block (extra metrics)."),
+            click.option("--metrics-port", type=int, help="Serve the same on this port of the loopback interface; 0: any."),
             click.option(
                 "--isa", type=click.Choice(["portable", "avx2", "avx512"]), help="Instruction set.  [default: the widest]"
             ),
@@ -148,8 +150,7 @@ def generate(out: Path, as_json: bool, **options: Any) -> int:
 
 _JOB_OPTIONS = (
     "conditions", "extend", "dry_run", "workers", "rank", "world_size", "grace", "max_failed", "retry_quarantined", "isa",
-    "shard_clips",
-    "block_clips",
+    "shard_clips", "block_clips", "metrics", "metrics_port",
 )  # fmt: skip
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import InvalidRequestError
-from .common import console, human_bytes, note, print_json
+from .common import human_bytes, note, print_json
 from .generate import check_seed
+from .reporting import print_line, reports
 
 if TYPE_CHECKING:
     from ..bulk.estimate import Estimate
     from ..bulk.job import JobResult
     from ..bulk.planning import Request
-    from ..bulk.tally import Snapshot
 
 _SAMPLER = ("sampler", "steps", "eta", "guidance", "spacing")
 _MAX_WORKERS = 1024
@@ -28,7 +25,7 @@ def run(
     out: Path, *, as_json: bool, model: str, extend: bool, dry_run: bool, workers: str | None, rank: int | None,
     world_size: int | None,
     grace: float | None, max_failed: int | None, retry_quarantined: bool, isa: str | None, device: str, precision: str,
-    threads: int | None, **wanted: Any,
+    threads: int | None, metrics: Path | None, metrics_port: int | None, **wanted: Any,
 ) -> int:  # fmt: skip
     """Plan, resume, grow or estimate the job in OUT; returns the exit code."""
     from ..bulk.arrow import arrow
@@ -53,15 +50,17 @@ def run(
     request = _request(engine, extend=extend, **wanted)
     if dry_run:
         return _dry_run(out, request, engine, fs, processes, threads or 1, as_json)
-    job = open_or_create(fs, out, request, engine)
-    with on_signals() as interrupt, _bar(show=not as_json) as report:
+    telling = reports(as_json=as_json, metrics=metrics, port=metrics_port, out=out, rank=numbers["rank"])
+    # Whether metrics can be told turns out before the folder is touched.
+    with telling as report, on_signals() as interrupt:
+        job = open_or_create(fs, out, request, engine)
         result = run_job(
             job, engine, fs=fs, workers=processes, **numbers, grace=30.0 if grace is None else grace,
             max_failed=100 if max_failed is None else max_failed, retry_quarantined=retry_quarantined, interrupt=interrupt,
             report=report,
         )  # fmt: skip
     if as_json:
-        print_json(as_dict(result))
+        print_line("result", as_dict(result))
     else:
         _tell(result)
     return result.exit_code
@@ -105,29 +104,6 @@ def _request(
         block_clips,
         extend,
     )  # fmt: skip
-
-
-@contextmanager
-def _bar(*, show: bool) -> Iterator[Callable[[Snapshot], None]]:
-    """A bar on standard error if that is a terminal. It is drawn by this thread alone: workers are forked beside it."""
-    if not show or not sys.stderr.isatty():
-        yield lambda snapshot: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("clips  {task.fields[more]}"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console(err=True), auto_refresh=False) as bar:
-        task = bar.add_task("generating", total=None, more="")
-
-        def update(s: Snapshot) -> None:
-            more = f"{s.workers} workers" + (f"  {s.failures} failed" if s.failures else "")
-            bar.update(task, completed=s.clips, total=s.total, more=more)
-            bar.refresh()
-
-        yield update
 
 
 def as_dict(result: JobResult) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from .common import print_error
 COMMANDS = {
     "demo": (".demo", "demo", "Generate a few clips with the model that ships and draw them."),
     "generate": (".generate", "generate", "Generate clips into a folder: a few, or a bulk job of any size."),
+    "jobs": (".jobs", "jobs", "Show how far a bulk job is, finished or running."),
     "dataset": (".dataset", "dataset", "Verify and count the clips of a bulk job."),
     "convert": (".convert", "convert", "Turn a checkpoint of the base network into a model package."),
     "train": (".train", "train", "Train a model on a packed training set."),
