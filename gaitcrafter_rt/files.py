@@ -5,6 +5,7 @@ A reader sees the old state or the whole new one, never half a file, and nothing
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
 import shutil
@@ -16,6 +17,7 @@ from typing import IO
 from .errors import OutputError
 
 PathLike = str | os.PathLike[str]
+_MANY_FILES = 1000
 
 
 def refuse_occupied_folder(target: PathLike) -> Path:
@@ -47,9 +49,43 @@ def temporary_folder_beside(target: Path) -> Path:
         raise OutputError(f"{target.parent} is not writable: {e.strerror or e}") from e
 
 
-def publish_folder(tmp: Path, target: Path) -> Path:
-    """Rename ``tmp`` to ``target``, which must be absent or an empty folder. Raises OutputError."""
+def sync_tree(folder: Path) -> None:
+    """Wait until the disk has everything in a folder: file by file, or by one call for its file system if there are many."""
+    files, folders = [], [folder]
+    for root, below, names in os.walk(folder):
+        files += [os.path.join(root, n) for n in names]
+        folders += [Path(root, n) for n in below]
+    if len(files) > _MANY_FILES and _sync_file_system(folder):
+        return
+    for name in files:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    for place in reversed(folders):
+        sync_folder(place)
+
+
+def _sync_file_system(folder: Path) -> bool:
+    """syncfs(2); False where it is missing. Raises OSError if writing back failed."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if call is None:
+        return False
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        if call(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+    finally:
+        os.close(fd)
+    return True
+
+
+def publish_folder(tmp: Path, target: Path) -> Path:
+    """Flush ``tmp`` to disk and rename it to ``target``, which must be absent or an empty folder. Raises OutputError."""
+    try:
+        sync_tree(tmp)
         if target.is_dir() and not target.is_symlink():
             # rmdir refuses a folder that somebody filled in the meantime, which is what we want.
             target.rmdir()

@@ -6,69 +6,16 @@
 #include <optional>
 #include <string>
 
+#include "capi/guard.h"
+#include "capi/handles.h"
 #include "capi/translate.h"
 #include "core/processor_rate.h"
 #include "noise/normal.h"
 #include "sampler/pack.h"
 
-struct gc_engine {
-  gaitcrafter::Engine engine;
-};
-
 namespace {
 
 using namespace gaitcrafter;
-
-// Fixed size: reporting that memory ran out may not need memory.
-thread_local char last_error[1024] = "";
-
-gc_status fail(Status status, const char* message) noexcept {
-  const size_t n = std::min(std::strlen(message), sizeof last_error - 1);
-  std::memcpy(last_error, message, n);
-  last_error[n] = '\0';
-  return static_cast<gc_status>(status);
-}
-
-template <typename Work>
-gc_status guarded(Work work) noexcept {
-  try {
-    work();
-    return GC_OK;
-  } catch (const Error& e) {
-    return fail(e.status(), e.what());
-  } catch (const std::bad_alloc&) {
-    return fail(Status::kOutOfMemory, "out of memory; ask for fewer clips or threads at a time");
-  } catch (const std::exception& e) {
-    return fail(Status::kInternal, e.what());
-  } catch (...) {
-    return fail(Status::kInternal, "an exception of unknown type reached the C interface");
-  }
-}
-
-[[noreturn]] void refuse(const std::string& message) { throw Error(Status::kInvalidRequest, message); }
-
-template <typename T>
-T& given(T* pointer, const char* name) {
-  if (pointer == nullptr) refuse(std::string(name) + " is NULL");
-  return *pointer;
-}
-
-int checked_axis(int32_t axis) {
-  if (axis < 0 || axis >= kAxes) {
-    refuse("axis is " + std::to_string(axis) + "; allowed are 0 (dataset), 1 (identity), 2 (view) and 3 (covariate)");
-  }
-  return axis;
-}
-
-Isa isa_named(const char* name) {
-  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
-    if (isa_name(isa) == name) return isa;
-  }
-  refuse("isa is \"" + std::string(name).substr(0, 64) + "\"; allowed are \"portable\", \"avx2\" and \"avx512\"");
-}
-
-// Both are string literals, so data() ends with a NUL.
-const char* literal(Isa isa) { return isa_name(isa).data(); }
 
 void fill_info(const Engine& engine, gc_info& info) {
   const ModelConfig& c = engine.config();
@@ -209,7 +156,7 @@ gc_status gc_config_check(const char* text, size_t length, const char* source) {
   return guarded([&] { parse_config({&given(text, "text"), length}, source == nullptr ? "config.json" : source); });
 }
 
-const char* gc_last_error_message(void) { return last_error; }
+const char* gc_last_error_message(void) { return last_error(); }
 
 const char* gc_version(void) { return GAITCRAFTER_VERSION; }
 

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "convert.h"
+#include "gaitcrafter/reader.h"
 
 namespace gaitcrafter_python {
 
@@ -247,6 +248,28 @@ py::array_t<uint8_t> unpack(const Array<uint8_t>& packed, size_t pixels) {
   return out;
 }
 
+// Packed clips uint8 [n, bytes] into `out`, uint8 or float32 of n x pixels values.
+void decode(const Array<uint8_t>& packed, size_t pixels, const py::array& out, double foreground) {
+  if (packed.ndim() != 2) raise(GC_INVALID_REQUEST, "packed must have two dimensions: clips and bytes");
+  gc_pixels how = gc_pixels_default();
+  const bool is_float = py::isinstance<py::array_t<float>>(out);
+  if (!is_float && !py::isinstance<py::array_t<uint8_t>>(out))
+    raise(GC_INVALID_REQUEST, "out must hold uint8 or float32");
+  if ((out.flags() & py::array::c_style) == 0 || !out.writeable())
+    raise(GC_INVALID_REQUEST, "out must be writable and in C order");
+  how.type = is_float ? GC_PIXELS_FLOAT : GC_PIXELS_UINT8;
+  how.foreground = foreground;
+  const auto clips = static_cast<uint64_t>(packed.shape(0));
+  void* target = const_cast<void*>(out.data());
+  gc_status status;
+  {
+    const py::gil_scoped_release nogil;
+    status = gc_decode(packed.data(), static_cast<uint64_t>(packed.size()), clips, pixels, &how, target,
+                       static_cast<uint64_t>(out.nbytes()));
+  }
+  check(status);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -273,6 +296,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("noise_fill", &noise_fill, py::arg("seed"), py::arg("clip"), py::arg("stream"), py::arg("n"));
   m.def("pack", &pack, py::arg("x"), py::arg("threshold") = 0.5f);
   m.def("unpack", &unpack, py::arg("packed"), py::arg("pixels"));
+  m.def("decode", &decode, py::arg("packed").noconvert(), py::arg("pixels"), py::arg("out").noconvert(),
+        py::arg("foreground"));
   m.def(
       "validate_config",
       [](const py::bytes& text, const std::string& source) {

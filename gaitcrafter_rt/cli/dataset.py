@@ -7,12 +7,18 @@ from typing import Any
 
 import click
 
+from ..errors import InvalidRequestError
 from .common import FOLDER, human_bytes, json_option, note, print_json, printable, progress
+from .dataset_build import cache, merge
 
 
 @click.group()
 def dataset() -> None:
-    """Look at the clips of a bulk job: verify them, count them."""
+    """What bulk jobs made: verify, count, merge, cache, export."""
+
+
+dataset.add_command(cache)
+dataset.add_command(merge)
 
 
 @dataset.command()
@@ -25,7 +31,9 @@ def dataset() -> None:
 @click.option("--set-aside", is_flag=True, help="Move damaged shards to JOB/damaged, so that generate makes them again.")
 @json_option
 def verify(job: Path, deep: bool, recompute: int, model: str, set_aside: bool, as_json: bool) -> int:
-    """Verify that every clip of JOB is there and is the one its plan says. JOB may be a lone shard too.
+    """Verify that every clip of JOB is there and is the one its plan says.
+
+    JOB may be a lone shard too, or what was made of jobs: a merged set or a cache.
 
     Every byte is compared with its receipt. Leaves with code 4 if a clip is missing or anything is wrong.
 
@@ -37,11 +45,16 @@ def verify(job: Path, deep: bool, recompute: int, model: str, set_aside: bool, a
     from ..bulk.arrow import arrow
     from ..bulk.verify import as_dict, set_aside_damaged
     from ..bulk.verify import verify as check
+    from ..dataset.check import verify_set
 
     arrow()
-    engine = _engine(job, model) if recompute else None
     with progress("verifying", "shards", show=not as_json) as update:
-        report = check(job, deep=deep, recompute=recompute, engine=engine, progress=update)
+        report = verify_set(job, deep=deep, progress=update)
+        if report is not None and (recompute or set_aside):
+            raise InvalidRequestError("--recompute and --set-aside take a job's folder; what was made of it is made again instead")
+        if report is None:
+            engine = _engine(job, model) if recompute else None
+            report = check(job, deep=deep, recompute=recompute, engine=engine, progress=update)
     moved = set_aside_damaged(report) if set_aside and not job.is_file() else []
     if as_json:
         print_json({**as_dict(report), "set_aside": [str(p) for p in moved]})
@@ -66,7 +79,6 @@ def _engine(job: Path, model: str) -> Any:
     from ..bulk.filesystem import LocalFileSystem
     from ..bulk.machine import open_engine
     from ..bulk.opening import open_job
-    from ..errors import InvalidRequestError
 
     if job.is_file():
         raise InvalidRequestError("--recompute takes a job's folder; a lone shard does not hold its table of conditions")

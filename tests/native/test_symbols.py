@@ -54,3 +54,16 @@ def test_the_build_uses_the_flags_tested_here() -> None:
     for isa, table in TABLES.items():
         line = next(li for li in text.splitlines() if li.startswith("gaitcrafter_isa_unit(") and table in li.split(")")[0].split())
         assert line.removesuffix(")").split()[2:] == FLAGS[isa]
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+def test_decoders_export_their_table_alone(isa: str, tmp_path: Path) -> None:
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if compiler is None or shutil.which("nm") is None:
+        pytest.skip("no C++ compiler or no nm")
+    obj, table = tmp_path / "unit.o", f"kDecode{isa.capitalize()}"
+    command = [compiler, "-std=c++20", "-O3", f"-DGC_DECODE_TABLE={table}", *FLAGS[isa], f"-I{ROOT / 'csrc'}"]
+    subprocess.run([*command, "-c", str(ROOT / "csrc/reader/decode_unit.cc"), "-o", str(obj)], check=True)
+    assert defined_symbols(obj) == {f"gaitcrafter::{table}"}
+    line = next(li for li in (ROOT / "csrc/reader/CMakeLists.txt").read_text().splitlines() if f" {table}" in li)
+    assert line.removesuffix(")").split()[2:] == FLAGS[isa]

@@ -63,7 +63,7 @@ class Condition {
   }
 
  private:
-  friend class Engine;
+  friend struct SparseConditions;
   static constexpr int32_t kByName = -1;
   struct Entry {
     std::string name;
@@ -77,6 +77,52 @@ class Condition {
 
   std::array<std::vector<Entry>, GC_AXES> entries_;
   std::vector<float> cond_;
+};
+
+inline int32_t find_label(const gc_engine* engine, Axis axis, std::string_view name) {
+  int32_t index = 0;
+  check(gc_engine_find_label(engine, static_cast<int32_t>(axis), name.data(), name.size(), &index));
+  return index;
+}
+
+// Conditions as the compressed rows of gc_conditions; `view` points into this object.
+struct SparseConditions {
+  std::array<std::vector<uint64_t>, GC_AXES> offsets;
+  std::array<std::vector<int32_t>, GC_AXES> labels;
+  std::array<std::vector<float>, GC_AXES> weights;
+  std::vector<float> cond;
+  std::vector<uint8_t> cond_given;
+  gc_conditions view = gc_conditions_default();
+
+  SparseConditions(const gc_engine* engine, const std::vector<Condition>& conditions, size_t cond_dim) {
+    for (size_t a = 0; a < GC_AXES; ++a) {
+      offsets[a].push_back(0);
+      for (const Condition& c : conditions) {
+        for (const auto& e : c.entries_[a]) {
+          const bool by_name = e.index == Condition::kByName;
+          labels[a].push_back(by_name ? find_label(engine, static_cast<Axis>(a), e.name) : e.index);
+          weights[a].push_back(e.weight);
+        }
+        offsets[a].push_back(labels[a].size());
+      }
+      view.axes[a] = {offsets[a].data(), labels[a].data(), weights[a].data()};
+    }
+    bool any = false;
+    for (const Condition& c : conditions) any = any || !c.cond_.empty();
+    if (!any) return;
+    for (const Condition& c : conditions) {
+      if (!c.cond_.empty() && c.cond_.size() != cond_dim) {
+        throw Error(GC_INVALID_REQUEST, "a raw cond vector has " + std::to_string(c.cond_.size()) +
+                                            " values; this model takes " + std::to_string(cond_dim));
+      }
+      cond_given.push_back(c.cond_.empty() ? 0 : 1);
+      cond.insert(cond.end(), c.cond_.begin(), c.cond_.end());
+      cond.resize(cond_given.size() * cond_dim);
+    }
+    view.cond = cond.data();
+    view.cond_given = cond_given.data();
+  }
+  SparseConditions(const SparseConditions&) = delete;
 };
 
 struct Options {
@@ -150,11 +196,7 @@ class Engine {
     return names;
   }
 
-  int32_t find_label(Axis axis, std::string_view name) const {
-    int32_t index = 0;
-    check(gc_engine_find_label(get(), static_cast<int32_t>(axis), name.data(), name.size(), &index));
-    return index;
-  }
+  int32_t find_label(Axis axis, std::string_view name) const { return gaitcrafter::find_label(get(), axis, name); }
 
   // One clip per condition.
   ClipBatch generate(const std::vector<Condition>& conditions, const Request& request = {}) const {
@@ -163,7 +205,7 @@ class Engine {
     if (!request.clip_indices.empty() && request.clip_indices.size() != conditions.size()) {
       throw Error(GC_INVALID_REQUEST, "clip_indices needs one entry per condition");
     }
-    Sparse sparse(*this, conditions, static_cast<size_t>(i.cond_dim));
+    const SparseConditions sparse(get(), conditions, static_cast<size_t>(i.cond_dim));
     Callback callback{request.keep_going, nullptr};
     gc_request r = gc_request_default();
     r.seed = request.seed;
@@ -221,46 +263,6 @@ class Engine {
         return 1;
       }
     }
-  };
-
-  // Conditions as the compressed rows of gc_conditions.
-  struct Sparse {
-    std::array<std::vector<uint64_t>, GC_AXES> offsets;
-    std::array<std::vector<int32_t>, GC_AXES> labels;
-    std::array<std::vector<float>, GC_AXES> weights;
-    std::vector<float> cond;
-    std::vector<uint8_t> cond_given;
-    gc_conditions view = gc_conditions_default();
-
-    Sparse(const Engine& engine, const std::vector<Condition>& conditions, size_t cond_dim) {
-      for (size_t a = 0; a < GC_AXES; ++a) {
-        offsets[a].push_back(0);
-        for (const Condition& c : conditions) {
-          for (const auto& e : c.entries_[a]) {
-            const bool by_name = e.index == Condition::kByName;
-            labels[a].push_back(by_name ? engine.find_label(static_cast<Axis>(a), e.name) : e.index);
-            weights[a].push_back(e.weight);
-          }
-          offsets[a].push_back(labels[a].size());
-        }
-        view.axes[a] = {offsets[a].data(), labels[a].data(), weights[a].data()};
-      }
-      bool any = false;
-      for (const Condition& c : conditions) any = any || !c.cond_.empty();
-      if (!any) return;
-      for (const Condition& c : conditions) {
-        if (!c.cond_.empty() && c.cond_.size() != cond_dim) {
-          throw Error(GC_INVALID_REQUEST, "a raw cond vector has " + std::to_string(c.cond_.size()) +
-                                              " values; this model takes " + std::to_string(cond_dim));
-        }
-        cond_given.push_back(c.cond_.empty() ? 0 : 1);
-        cond.insert(cond.end(), c.cond_.begin(), c.cond_.end());
-        cond.resize(cond_given.size() * cond_dim);
-      }
-      view.cond = cond.data();
-      view.cond_given = cond_given.data();
-    }
-    Sparse(const Sparse&) = delete;
   };
 
   std::unique_ptr<gc_engine, Close> engine_;
