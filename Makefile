@@ -6,6 +6,7 @@ SHELL := /bin/bash
 BUILD_PACKAGES := g++ make nlohmann-json3-dev python3-dev python3-venv
 TEST_PACKAGES := $(BUILD_PACKAGES) cmake ninja-build libgtest-dev qemu-user binutils
 LINT_PACKAGES := clang-format clang-tidy cmake ninja-build nlohmann-json3-dev libgtest-dev
+EXTRAS := train,bulk,metrics,onnx,video,dev
 DEMO := .venvs/demo
 TEST := .venvs/test
 LINT := .venvs/lint
@@ -25,11 +26,12 @@ demo:  ## build, generate clips with the model that ships, and show where they a
 
 test:  ## install what the tests need and run them, C++ and Python
 	@tools/system-packages.sh $(TEST_PACKAGES)
-	@tools/venv.sh $(TEST) train,bulk,metrics,onnx,video,dev
+	@tools/venv.sh $(TEST) $(EXTRAS)
 	@tools/cpp-tests.sh release $(TEST)/bin/python
 	@$(TEST)/bin/python tests/install_peers.py
 	@$(TEST)/bin/pytest -q
 
+test-all: EXTRAS := $(EXTRAS),ray
 test-all: test  ## the same, the slow tests too, and the C++ tests under sanitizers and qemu
 	@tools/cpp-tests.sh asan-ubsan
 	@tools/cpp-tests.sh tsan
@@ -40,7 +42,7 @@ lint:  ## ruff, mypy, clang-format, clang-tidy
 	@tools/lint.sh $(LINT)
 
 bench:  ## benchmarks; docs/development.md says which
-	@tools/venv.sh $(TEST) train,bulk,metrics,onnx,video,dev
+	@tools/venv.sh $(TEST) $(EXTRAS)
 	@$(TEST)/bin/python benchmarks/forward.py
 
 clean:  ## remove what the commands above made, except demo/

@@ -23,6 +23,8 @@ from .supervisor import Supervisor, do
 from .tally import Snapshot, Tally
 from .worker import ClipEngine, Stop, Worker
 
+# (file system, job, shards that are done, tally, interrupt): makes the others, adds them to the set.
+Backend = Callable[[FileSystem, OpenJob, set[int], Tally, Interrupt], None]
 # Bytes that a clip takes at the very least, as a share of its packed bytes: clean silhouettes under the strongest zstd.
 _LEAST = 1 / 32
 
@@ -79,6 +81,7 @@ def run_job(
     retry_quarantined: bool = False,
     interrupt: Interrupt | None = None,
     report: Callable[[Snapshot], object] | None = None,
+    backend: Backend | None = None,
 ) -> JobResult:
     """Make every clip of a job that is not there yet. Safe to run many times, and many times at once.
 
@@ -89,6 +92,7 @@ def run_job(
         max_failed: quarantined clips of this run beyond which it stops.
         retry_quarantined: make the shards again that hold quarantined clips; the old ones stand in ``replaced/`` until that is
         done. report: called with a Snapshot after every block.
+        backend: makes the missing shards in place of processes of this machine, as ``ray_backend.RayBackend`` does.
 
     Raises OutputError or DiskFullError (what is committed stays), NonDeterminismError, OutOfMemoryError, TooManyFailedError.
     """
@@ -101,7 +105,7 @@ def run_job(
         run = _Run(job, engine, fs, own, report)
         if retry_quarantined:
             run.replace_quarantined()
-        return run.run(workers, rank, world_size, grace, max_failed, began)
+        return run.run(workers, rank, world_size, grace, max_failed, began, backend)
     except OutputError:
         raise
     except OSError as e:
@@ -118,7 +122,9 @@ class _Run:
         self._job, self._engine, self._fs, self._interrupt, self._report = job, engine, fs, interrupt, report
         self._folder = job.folder
 
-    def run(self, workers: int, rank: int, world_size: int, grace: float, max_failed: int, began: float) -> JobResult:
+    def run(
+        self, workers: int, rank: int, world_size: int, grace: float, max_failed: int, began: float, backend: Backend | None
+    ) -> JobResult:
         fs, job = self._fs, self._job
         self._clean_temporaries()
         found = scan(fs, self._folder, job.plan, job.table)
@@ -135,7 +141,9 @@ class _Run:
             if len(done) < len(job.table):
                 self._make_folders()
                 schedule = Schedule(fs, self._folder, job.table, done, leases, rank, world_size)
-                if workers:
+                if backend is not None:
+                    backend(fs, job, done, tally, self._interrupt)
+                elif workers:
                     Supervisor(self._worker, schedule, leases, tally, workers, self._interrupt, grace).run()
                 else:
                     self._inline(schedule, leases, tally, grace)

@@ -61,6 +61,10 @@ def job_options(command: Any) -> Any:
                 "--dry-run", is_flag=True, help="Time a few clips, print what the job will take, draw them; nothing else."
             ),
             click.option("--workers", help="Processes: a number, or auto for one per processor.  [default: auto]"),
+            click.option(
+                "--backend", type=click.Choice(["processes", "ray"]),
+                help="processes of this machine, or actors of a Ray cluster (extra ray).  [default: processes]",
+            ),
             click.option("--rank", type=int, help="This run is number RANK of --world-size that share OUT.  [default: 0]"),
             click.option("--world-size", type=int, help="How many runs share OUT.  [default: 1]"),
             click.option("--grace", type=float, help="Seconds that blocks get to finish when a stop is asked for.  [default: 30]"),
@@ -149,8 +153,8 @@ def generate(out: Path, as_json: bool, **options: Any) -> int:
 
 
 _JOB_OPTIONS = (
-    "conditions", "extend", "dry_run", "workers", "rank", "world_size", "grace", "max_failed", "retry_quarantined", "isa",
-    "shard_clips", "block_clips", "metrics", "metrics_port",
+    "conditions", "extend", "dry_run", "workers", "backend", "rank", "world_size", "grace", "max_failed", "retry_quarantined",
+    "isa", "shard_clips", "block_clips", "metrics", "metrics_port",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..bulk.estimate import Estimate
     from ..bulk.job import JobResult
     from ..bulk.planning import Request
+    from ..bulk.ray_backend import RayBackend
 
 _SAMPLER = ("sampler", "steps", "eta", "guidance", "spacing")
 _MAX_WORKERS = 1024
@@ -25,7 +26,7 @@ def run(
     out: Path, *, as_json: bool, model: str, extend: bool, dry_run: bool, workers: str | None, rank: int | None,
     world_size: int | None,
     grace: float | None, max_failed: int | None, retry_quarantined: bool, isa: str | None, device: str, precision: str,
-    threads: int | None, metrics: Path | None, metrics_port: int | None, **wanted: Any,
+    threads: int | None, metrics: Path | None, metrics_port: int | None, backend: str | None, **wanted: Any,
 ) -> int:  # fmt: skip
     """Plan, resume, grow or estimate the job in OUT; returns the exit code."""
     from ..bulk.arrow import arrow
@@ -45,6 +46,7 @@ def run(
     if not 0 <= numbers["rank"] < numbers["world_size"]:
         raise InvalidRequestError(f"--rank must lie in 0..{numbers['world_size'] - 1} for --world-size {numbers['world_size']}")
     processes = _processes(workers, threads or 1)
+    cluster = _ray(model, workers, threads or 1, grace, rank, world_size) if backend == "ray" else None
     plan = read_plan(fs, Folder(out))
     engine = open_engine(model, plan, device=device, precision=precision, isa=isa, threads=threads or 1)
     request = _request(engine, extend=extend, **wanted)
@@ -57,13 +59,28 @@ def run(
         result = run_job(
             job, engine, fs=fs, workers=processes, **numbers, grace=30.0 if grace is None else grace,
             max_failed=100 if max_failed is None else max_failed, retry_quarantined=retry_quarantined, interrupt=interrupt,
-            report=report,
+            report=report, backend=cluster,
         )  # fmt: skip
     if as_json:
         print_line("result", as_dict(result))
     else:
         _tell(result)
     return result.exit_code
+
+
+def _ray(
+    model: str, workers: str | None, threads: int, grace: float | None, rank: int | None, world_size: int | None
+) -> RayBackend:
+    from ..bulk.ray_backend import RayBackend, import_ray
+    from ..bulk.ray_worker import OpenModel
+
+    if rank is not None or world_size is not None:
+        raise InvalidRequestError("--backend ray hands out shards itself; leave --rank and --world-size away")
+    import_ray()
+    # A folder has a path that holds on every machine; a name is looked up where the actor is.
+    place = str(Path(model).absolute()) if Path(model).exists() else model
+    most = None if workers in (None, "auto") else _processes(workers, threads)
+    return RayBackend(OpenModel(place, threads), most, threads, 30.0 if grace is None else grace)
 
 
 def _processes(workers: str | None, threads: int) -> int:
