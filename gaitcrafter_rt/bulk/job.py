@@ -166,7 +166,7 @@ class _Run:
         return Worker(self._fs, self._job, self._engine, announce=announce, stop=stop)
 
     def _inline(self, schedule: Schedule, leases: Leases, tally: Tally, grace: float) -> None:
-        stop = _InlineStop(self._interrupt, grace)
+        stop = _InlineStop(self._interrupt, grace, leases)
         worker = Worker(self._fs, self._job, self._engine, stop=stop)
         tally.workers = 1
         while not self._interrupt.count and (task := schedule.next()) is not None:
@@ -251,11 +251,12 @@ class _Run:
 
 
 class _InlineStop(Stop):
-    def __init__(self, interrupt: Interrupt, grace: float) -> None:
+    def __init__(self, interrupt: Interrupt, grace: float, leases: Leases) -> None:
         super().__init__()
-        self._interrupt, self._grace = interrupt, grace
+        self._interrupt, self._grace, self._leases = interrupt, grace, leases
 
     def poll(self) -> None:
+        self._leases.renew()
         if self._interrupt.count and self.deadline is None:
             self.request(self._grace)
         if self._interrupt.count > 1:

@@ -48,7 +48,7 @@ class Schedule:
         start = len(table) * rank // world_size
         others = [k % len(table) for k in range(start, start + len(table))]
         self._waiting = deque([*own, *(k for k in others if k % world_size != rank and k not in done)])
-        self._taken: deque[int] = deque()
+        self._taken: list[int] = []
         self._open: dict[int, _Open] = {}
         self._random = random.Random(rank)
 
@@ -105,7 +105,8 @@ class Schedule:
                 return shard
             self._taken.append(shard)
         while self._taken:
-            shard = self._taken.popleft()
+            # Any of them: ranks that go through them in order would all come to the same ones.
+            shard = self._taken.pop(self._random.randrange(len(self._taken)))
             if not self._has_receipt(shard):
                 return shard
         return None
