@@ -12,11 +12,16 @@ from typing import Any
 import click
 
 from .common import FOLDER, SAMPLERS, console, json_option, note, print_json, printable
+from .panel import panel, recogniser, train_recogniser
 
 
 @click.group(name="eval")
 def evaluate() -> None:
     """Measure a model against the data it was trained on."""
+
+
+for command in (train_recogniser, recogniser, panel):
+    evaluate.add_command(command)
 
 
 @evaluate.command()

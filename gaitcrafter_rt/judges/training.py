@@ -1,0 +1,85 @@
+"""Training a judge: triplet loss per part and cross-entropy on the normalised parts, Adam, one-cycle rate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import torch
+    from safetensors.torch import save_file
+except ImportError as e:
+    from ..errors import MissingExtraError
+
+    raise MissingExtraError.for_extra("train", "training a recogniser", e.name) from e
+
+from ..data.packed import PackedClips
+from ..files import PathLike, new_folder, refuse_occupied_folder
+from .networks import build, triplet_loss
+from .sampling import Batches
+from .settings import JudgeConfig, JudgeSettings
+
+WEIGHTS = "weights.safetensors"
+CONFIG = "judge.json"
+
+# (step, of, loss, share of clips whose class is right)
+Progress = Callable[[int, int, float, float], None]
+
+
+def train_judge(
+    data: PackedClips, out: PathLike, settings: JudgeSettings, *, progress: Progress | None = None, command: str = ""
+) -> Path:
+    """Train on the training split of ``data`` and write the judge to the new folder ``out``.
+
+    Raises OutputError if ``out`` is occupied, DataFormatError for fewer than two identities; both before training.
+    """
+    refuse_occupied_folder(out)
+    batches = Batches(data, settings)
+    with _threads(settings.threads), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        net = build(settings, len(batches.people))
+        optimiser = torch.optim.AdamW(net.parameters(), settings.learning_rate, weight_decay=5e-4)
+        rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, total_steps=settings.steps + 1)
+        net.train()
+        for step in range(settings.steps):
+            batch = batches.at(step)
+            identity = torch.from_numpy(batch.identity)
+            features, scores = net(torch.from_numpy(batch.clips).float())
+            classes = identity[:, None].expand(-1, scores.shape[1])
+            entropy = torch.nn.functional.cross_entropy(scores.flatten(0, 1), classes.flatten(), label_smoothing=0.1)
+            loss = triplet_loss(features, identity, settings.margin) + entropy
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            rate.step()
+            if progress is not None:
+                right = (scores.mean(1).argmax(-1) == identity).float().mean().item()
+                progress(step + 1, settings.steps, loss.item(), right)
+    return _write(net, data, [data.labels.identity[p] for p in batches.people], settings, Path(out), command)
+
+
+def _write(
+    net: torch.nn.Module, data: PackedClips, identities: list[str], settings: JudgeSettings, out: Path, command: str
+) -> Path:
+    with new_folder(out) as folder:
+        save_file({k: v.contiguous() for k, v in net.state_dict().items()}, folder / WEIGHTS)
+        config = JudgeConfig(
+            settings=settings, identities=identities, source=data.meta.source, made_by=data.meta.made_by,
+            clips_sha256=data.meta.clips_sha256, height=data.meta.height, width=data.meta.width, command=command,
+            weights_sha256=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+        )  # fmt: skip
+        (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
+    return out
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,100 @@
+"""The panel's generated columns: made natively once, kept by what determines their bits, and grown when more are asked for.
+
+A column is a bulk job in the cache folder, so that a thousand-step reference that takes hours may be stopped and goes on, and
+more clips of it leave those that are there as they are. Needs the extra ``bulk``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bulk.arrow import arrow
+from ..bulk.dataset import ClipDataset
+from ..bulk.filesystem import LocalFileSystem
+from ..bulk.job import run_job
+from ..bulk.machine import open_engine
+from ..bulk.planning import Request, open_or_create
+from ..bulk.table import Table
+from ..clips import ClipBatch
+from ..config import Labels
+from ..errors import CancelledError, InternalError, InvalidRequestError
+from ..evaluate.clipset import ClipSet
+from ..files import PathLike
+
+
+def spread_cells(labels: Labels, count: int) -> list[dict[str, str]]:
+    """``count`` cells (identity, view, covariate) in a fixed shuffled order, again from the start when all were had.
+
+    The first n do not depend on ``count``, and any number of them is spread over identities, views and covariates.
+    """
+    sizes = (len(labels.identity), len(labels.view), len(labels.covariate))
+    total = int(np.prod(sizes))
+    if total == 0:
+        raise InvalidRequestError(f"a panel needs a model with identities, views and covariates; this one has {sizes} of them")
+    order = np.random.Generator(np.random.Philox(key=[0, total])).permutation(total)
+    places = np.stack(np.unravel_index(order[np.arange(count) % total], sizes), 1)
+    return [{"identity": labels.identity[i], "view": labels.view[v], "covariate": labels.covariate[c]} for i, v, c in places]
+
+
+def obtain(
+    model: PathLike,
+    labels: Labels,
+    count: int,
+    cache: Path,
+    *,
+    seed: int = 0,
+    precision: str = "auto",
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    **sampler: Any,
+) -> ClipSet:
+    """``count`` clips of ``model`` over :func:`spread_cells` of its labels, from the cache or made now.
+
+    Args:
+        model: model folder, or the name of one that ships.
+        labels: the vocabulary that the clips' labels are numbered in.
+        cache: folder of the jobs, made if absent.
+        seed, sampler: as in ``Engine.generate``.
+        workers: processes.
+        progress: gets (clips done, of).
+
+    Raises:
+        What the engine and a bulk job raise; CancelledError if it was interrupted (what is made stays and the next call goes on).
+    """
+    engine = open_engine(model, None, precision=precision, threads=1)
+    cells = spread_cells(Labels.model_validate(engine.vocabulary.labels), count)
+    request = Request(_table(cells), count, seed=seed, sampler=sampler, block_clips=16, shard_clips=256, extend=True)
+    info = engine.info
+    key = {
+        "model": info["model_sha256"], "build": engine.build, "precision": info["precision"], "isa": info["isa"], "seed": seed,
+        "sampler": engine.resolve_sampler(**sampler),
+    }  # fmt: skip
+    folder = cache / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    cache.mkdir(parents=True, exist_ok=True)
+    job = open_or_create(LocalFileSystem(), folder, request, engine)
+    count = min(count, job.clips)
+    report = None if progress is None else lambda now: progress(now.done, job.clips)
+    result = run_job(job, engine, workers=workers if workers > 1 else 0, report=report)
+    engine.close()
+    if not result.complete:
+        raise CancelledError(f"{folder} is not complete; the same command goes on where it stopped")
+    with ClipDataset.open(folder) as made:
+        batch = ClipBatch.concatenate(list(made.batches()))
+    if len(batch) < count:
+        raise InternalError(f"{folder}: {len(batch)} of {count} clips have a silhouette; the receipts say why the others failed")
+    return ClipSet.from_batch(batch[np.arange(count)], labels)
+
+
+def _table(cells: list[dict[str, str]]) -> Table:
+    pa = arrow()
+    sink = io.BytesIO()
+    pa.parquet.write_table(pa.table({axis: [cell[axis] for cell in cells] for axis in ("identity", "view", "covariate")}), sink)
+    sink.seek(0)
+    return Table.read(sink, "the panel's conditions")
