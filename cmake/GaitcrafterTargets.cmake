@@ -11,6 +11,8 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
   target_compile_options(gaitcrafter_flags INTERFACE -Wno-restrict)
 endif()
 target_include_directories(gaitcrafter_flags INTERFACE "${CMAKE_CURRENT_SOURCE_DIR}/csrc")
+# The cache of packed weights tells builds apart by it (csrc/cache/build_id.h).
+target_link_options(gaitcrafter_flags INTERFACE -Wl,--build-id=sha1)
 if(GAITCRAFTER_SANITIZE)
   target_compile_options(gaitcrafter_flags INTERFACE "-fsanitize=${GAITCRAFTER_SANITIZE}" -fno-omit-frame-pointer
                                                      -fno-sanitize-recover=all)
@@ -32,4 +34,6 @@ function(gaitcrafter_test name)
   target_compile_definitions(${name} PRIVATE "GAITCRAFTER_SOURCE_DIR=\"${PROJECT_SOURCE_DIR}\"")
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
   add_test(NAME ${name} COMMAND ${name})
+  # Tests leave nothing in the cache of whoever runs them; those of the cache name one of their own.
+  set_tests_properties(${name} PROPERTIES ENVIRONMENT GAITCRAFTER_CACHE=off)
 endfunction()

@@ -36,7 +36,7 @@ void fill_info(const Engine& engine, gc_info& info) {
   info.flops_per_call = engine.unet().flops();
   info.sampler = from_sampler(to_sampler(nullptr, c));
   info.name = c.name.c_str();
-  info.model_sha256 = engine.package().sha256().c_str();
+  info.model_sha256 = engine.model_sha256().c_str();
   info.device = "cpu";
   info.precision = precision_name(engine.unet().precision()).data();  // a literal, so it ends with a zero
   info.isa = literal(engine.unet().isa());

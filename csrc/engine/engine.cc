@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "cache/packed_cache.h"
 #include "core/error.h"
 #include "engine/cpu_backend.h"
 #include "sampler/pack.h"
@@ -78,14 +79,19 @@ struct Engine::Run {
 Engine::Engine(const std::string& path, const EngineOptions& options) {
   check_options(options);
   const Isa isa = isa_from(options.isa);
-  package_ = ModelPackage::open(path);
-  const ModelConfig& c = package_->config();
+  WeightsSource source(ModelFolder::open(path));
+  const ModelConfig& c = source.folder().config();
+  model_sha256_ = source.folder().sha256();
   clip_floats_ = size_t(c.unet.channels) * size_t(c.clip.frames) * size_t(c.clip.height) * size_t(c.clip.width);
   const Precision precision = precision_from(options.precision, isa, c.unet);
-  unet_ = UNet::create(package_, isa, precision);
+  unet_ = UNet::create(source, isa, precision);
   if (c.diffusion.prediction == Prediction::kEps && (precision == Precision::kBf16 || precision == Precision::kInt8))
-    exact_ = UNet::create(package_, isa, Precision::kFp32);
+    exact_ = UNet::create(source, isa, Precision::kFp32);
   threads_ = options.threads > 0 ? options.threads : std::min(available_processors(), kMaxThreads);
+}
+
+WeightsFrom Engine::weights_from() const {
+  return exact_ == nullptr ? unet_->weights_from() : std::min(unet_->weights_from(), exact_->weights_from());
 }
 
 // Started late, so that a process may open a model once and fork workers that share its weights.

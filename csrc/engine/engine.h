@@ -53,8 +53,9 @@ class Engine {
   // Throws kModelFormat, kUnsupportedVersion, kCapability, kInvalidRequest, kOutOfMemory.
   Engine(const std::string& path, const EngineOptions& options);
 
-  const ModelPackage& package() const { return *package_; }
-  const ModelConfig& config() const { return package_->config(); }
+  const std::string& model_sha256() const { return model_sha256_; }
+  const ModelConfig& config() const { return unet_->config(); }
+  WeightsFrom weights_from() const;  // kCache if all are
   const UNet& unet() const { return *unet_; }
   int threads() const { return threads_; }
   size_t clip_floats() const { return clip_floats_; }
@@ -74,7 +75,7 @@ class Engine {
   Pool& pool();
   void work(Run& run, int worker) const;
 
-  std::shared_ptr<const ModelPackage> package_;
+  std::string model_sha256_;
   std::shared_ptr<const UNet> unet_, exact_;  // exact: in fp32, for an eps-model in a lower precision; else null
   std::unique_ptr<Pool> pool_;                // started by the first call; threads do not survive a fork
   int threads_ = 1;

@@ -96,48 +96,110 @@ void check_ranges(const ModelPackage& package, const std::string& path) {
   }
 }
 
-class OpenedPackage final : public ModelPackage {
+// Tensors by name; `specs` outlive it.
+class TensorIndex {
  public:
-  explicit OpenedPackage(const std::string& folder) {
+  explicit TensorIndex(std::span<const TensorSpec> specs) : specs_(specs) {
+    for (size_t i = 0; i < specs.size(); ++i) index_.emplace(specs[i].name, i);
+  }
+  bool has(std::string_view name) const { return index_.contains(name); }
+  size_t at(std::string_view name) const {
+    const auto it = index_.find(name);
+    if (it == index_.end()) refuse("model has no tensor " + std::string(name));
+    return it->second;
+  }
+  const std::vector<int64_t>& shape(size_t i) const { return specs_[i].shape; }
+
+ private:
+  std::span<const TensorSpec> specs_;
+  std::unordered_map<std::string_view, size_t> index_;  // keys point into specs_
+};
+
+class ReadPackage final : public ModelPackage {
+ public:
+  ReadPackage(std::shared_ptr<const ModelFolder> folder, const std::shared_ptr<const MappedFile>& file)
+      : folder_(std::move(folder)), index_(folder_->tensors()) {
+    if (looks_like_pickle(file->bytes())) refuse(file->path() + ": a PyTorch pickle; run `gaitcrafter-rt convert`");
+    check_sum(*file, folder_->sha256(), sha256_hex(file->bytes()));
+    weights_ = std::make_unique<WeightsFile>(file, folder_->tensors());
+    check_ranges(*this, file->path());
+    file->release_pages();
+  }
+
+  const ModelConfig& config() const override { return folder_->config(); }
+  const std::string& sha256() const override { return folder_->sha256(); }
+  bool has(std::string_view name) const override { return index_.has(name); }
+  TensorView tensor(std::string_view name) const override {
+    const size_t i = index_.at(name);
+    return {weights_->values(i), index_.shape(i)};
+  }
+
+ private:
+  std::shared_ptr<const ModelFolder> folder_;
+  TensorIndex index_;
+  std::unique_ptr<WeightsFile> weights_;
+};
+
+class CheckedFolder final : public ModelFolder {
+ public:
+  explicit CheckedFolder(const std::string& folder) {
     check_folder(folder);
     const MappedFile config(folder + "/config.json", kMaxConfigBytes);
     config_ = parse_config(config.text(), config.path());
     specs_ = expected_tensors(config_);
     total_fp32_bytes(specs_, config.path());
-    const auto sums = read_checksums(folder + "/checksums.json");
-    check_sum(config, sums.at("config.json"), sha256_hex(config.bytes()));
-
-    const auto file = std::make_shared<const MappedFile>(folder + "/model.safetensors", kMaxWeightsBytes);
-    if (looks_like_pickle(file->bytes())) refuse(file->path() + ": a PyTorch pickle; run `gaitcrafter-rt convert`");
-    sha256_ = sha256_hex(file->bytes());
-    check_sum(*file, sums.at("model.safetensors"), sha256_);
-    weights_ = std::make_unique<WeightsFile>(file, specs_);
-    for (size_t i = 0; i < specs_.size(); ++i) index_.emplace(specs_[i].name, i);
-    check_ranges(*this, file->path());
+    auto sums = read_checksums(folder + "/checksums.json");
+    config_sha256_ = sha256_hex(config.bytes());
+    check_sum(config, sums.at("config.json"), config_sha256_);
+    sha256_ = std::move(sums.at("model.safetensors"));
+    file_ = std::make_shared<const MappedFile>(folder + "/model.safetensors", kMaxWeightsBytes);
   }
 
   const ModelConfig& config() const override { return config_; }
+  std::span<const TensorSpec> tensors() const override { return specs_; }
+  const std::string& config_sha256() const override { return config_sha256_; }
   const std::string& sha256() const override { return sha256_; }
-  bool has(std::string_view name) const override { return index_.contains(name); }
-
-  TensorView tensor(std::string_view name) const override {
-    const auto it = index_.find(name);
-    if (it == index_.end()) refuse("model has no tensor " + std::string(name));
-    return {weights_->values(it->second), specs_[it->second].shape};
+  const MappedFile& weights_file() const override { return *file_; }
+  std::shared_ptr<const ModelPackage> read() const override {
+    return std::make_shared<const ReadPackage>(shared_from_this(), file_);
   }
 
  private:
   ModelConfig config_;
   std::vector<TensorSpec> specs_;
-  std::unordered_map<std::string_view, size_t> index_;  // keys point into specs_
-  std::unique_ptr<WeightsFile> weights_;
+  std::string config_sha256_, sha256_;
+  std::shared_ptr<const MappedFile> file_;
+};
+
+class ShapesOnly final : public ModelPackage {
+ public:
+  ShapesOnly(const ModelConfig& config, const std::string& sha256)
+      : config_(config), sha256_(sha256), specs_(expected_tensors(config_)), index_(specs_) {}
+
+  const ModelConfig& config() const override { return config_; }
+  const std::string& sha256() const override { return sha256_; }
+  bool has(std::string_view name) const override { return index_.has(name); }
+  TensorView tensor(std::string_view name) const override { return {nullptr, index_.shape(index_.at(name))}; }
+
+ private:
+  ModelConfig config_;
   std::string sha256_;
+  std::vector<TensorSpec> specs_;
+  TensorIndex index_;
 };
 
 }  // namespace
 
+std::shared_ptr<const ModelFolder> ModelFolder::open(const std::string& folder) {
+  return std::make_shared<const CheckedFolder>(folder);
+}
+
 std::shared_ptr<const ModelPackage> ModelPackage::open(const std::string& folder) {
-  return std::make_shared<const OpenedPackage>(folder);
+  return ModelFolder::open(folder)->read();
+}
+
+std::shared_ptr<const ModelPackage> shapes_only(const ModelConfig& config, const std::string& sha256) {
+  return std::make_shared<const ShapesOnly>(config, sha256);
 }
 
 }  // namespace gaitcrafter

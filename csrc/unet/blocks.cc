@@ -1,6 +1,7 @@
 #include "unet/blocks.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace gaitcrafter {
 
@@ -52,7 +53,8 @@ void PlanBuilder::unshuffle(const Value& out) { add(UnshuffleNode{out, config_.u
 void PlanBuilder::shuffle(const Value& in) { add(ShuffleNode{in, config_.unet.patch}, {in.buffer}); }
 
 void PlanBuilder::positional(const Value& value) {
-  add(PositionalNode{value, tensor("positional.spatial").data, tensor("positional.frame").data}, {value.buffer});
+  add(PositionalNode{value, copy_of(store_, tensor("positional.spatial")), copy_of(store_, tensor("positional.frame"))},
+      {value.buffer});
 }
 
 void PlanBuilder::conv(const std::string& name, const Value& in, const Value& out, int stride) {
@@ -89,9 +91,10 @@ void PlanBuilder::linear(const std::string& name, const Value& in, const Value& 
   add(node, {in.buffer, out.buffer}, static_cast<double>(out.pixels()) * in.channels * out.channels);
 }
 
-bool PlanBuilder::quantised(const std::string& name) const {
+bool PlanBuilder::quantised(const std::string& name, int channels) const {
   const std::vector<std::string>& layers = config_.quantisation.layers;
-  return precision_ == Precision::kInt8 && std::find(layers.begin(), layers.end(), name) != layers.end();
+  return precision_ == Precision::kInt8 && channels <= kMaxQuantisedChannels &&
+         std::find(layers.begin(), layers.end(), name) != layers.end();
 }
 
 PlanBuilder::Convolved PlanBuilder::block_conv(const std::string& name, const Value& in, const Value& out,
@@ -101,7 +104,7 @@ PlanBuilder::Convolved PlanBuilder::block_conv(const std::string& name, const Va
   node.out = out;
   node.pending = pending;
   const bool winograd = precision_ == Precision::kFp32Winograd && prefers_winograd(out.height, out.width, in.channels);
-  const DType operand = quantised(name) ? DType::kU8 : element_;
+  const DType operand = quantised(name, in.channels) ? DType::kU8 : element_;
   node.grid = winograd ? winograd_grid(out.frames, out.height, out.width, in.channels)
                        : conv_grid(operand, out.frames, out.height, out.width, in.channels, 3, 1);
   const TensorView weight = tensor(name + ".weight");
@@ -133,8 +136,8 @@ AffineSlot PlanBuilder::norm_affine(const std::string& name, const Convolved& co
   node.groups = config_.unet.norm_groups;
   node.scope = config_.unet.norm_scope;
   const bool rms = node.norm == Norm::kRmsNorm;
-  node.weight = tensor(name + (rms ? ".gamma" : ".weight")).data;
-  node.bias = rms ? nullptr : tensor(name + ".bias").data;
+  node.weight = copy_of(store_, tensor(name + (rms ? ".gamma" : ".weight")));
+  node.bias = rms ? nullptr : copy_of(store_, tensor(name + ".bias"));
   node.film = film;
   const AffineSlot slot = node.slot;
   add(node, {slot.buffer, convolved.statistics});
@@ -213,12 +216,12 @@ Value PlanBuilder::temporal_attention(const std::string& name, const Value& in, 
   node.to_out = pack_linear(packer_, tensor(name + ".to_out.weight"));
   const int frames = in.frames, sites = in.height * in.width;
   if (u.position_buckets > 0 && position_bias_ == nullptr) {
-    position_bias_ = position_bias(plan_.weights, tensor("position_bias.weight"), frames, u.position_max_distance,
+    position_bias_ = position_bias(store_, tensor("position_bias.weight"), frames, u.position_max_distance,
                                    round_up(frames, kWidestLanes));
   }
   node.position_bias = position_bias_;
   const int tile = temporal_attention_sites(element_, in.channels, node.heads, node.dim, frames, sites);
-  if (u.rotary_dim > 0) node.rotary = rotary_tables(plan_.weights, frames, u.rotary_dim, tile * frames);
+  if (u.rotary_dim > 0) node.rotary = rotary_tables(store_, frames, u.rotary_dim, tile * frames);
   const int hidden = node.heads * node.dim;
   const double cost = projection_cost(in, hidden) + static_cast<double>(in.pixels()) * 2 * hidden * frames;
   const size_t scratch = temporal_attention_scratch(element_, in.channels, node.heads, node.dim, frames, sites);
@@ -268,6 +271,12 @@ Value PlanBuilder::level(const std::string& name, int index, const Value& in, in
   if (u.temporal_attention[i]) x = temporal_attention(name + ".temporal_attention", x, target());
   if (u.temporal_conv[i]) x = temporal_conv(name + ".temporal_conv", x, target());
   return x;
+}
+
+void PlanBuilder::keep(const std::string& name) {
+  TensorView view = tensor(name);
+  view.data = copy_of(store_, view);
+  plan_.kept.push_back({name, std::move(view)});
 }
 
 Plan PlanBuilder::finish() {

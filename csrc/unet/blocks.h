@@ -11,13 +11,15 @@ namespace gaitcrafter {
 
 class PlanBuilder {
  public:
-  PlanBuilder(const ModelPackage& package, Precision precision, const OpTable& ops, const OpTable& fp32)
+  PlanBuilder(const ModelPackage& package, Precision precision, const OpTable& ops, const OpTable& fp32,
+              WeightStore& store)
       : package_(package),
         config_(package.config()),
         element_(ops.element),
         precision_(precision),
-        packer_(plan_.weights, ops),
-        fp32_packer_(plan_.weights, fp32) {}
+        store_(store),
+        packer_(store, ops),
+        fp32_packer_(store, fp32) {}
 
   // A new activation (of the precision's type, if no other is asked for), and the channels [first, first + count) of
   // one.
@@ -41,6 +43,9 @@ class PlanBuilder {
   Value temporal_conv(const std::string& name, const Value& in, Destination destination);
   Value level(const std::string& name, int index, const Value& in, int width, Destination destination);
 
+  // Keeps a tensor for plan.kept.
+  void keep(const std::string& name);
+
   // Places the buffers; the builder is empty afterwards.
   Plan finish();
 
@@ -58,8 +63,8 @@ class PlanBuilder {
   void add(const Node& node, std::initializer_list<int> buffers, double multiply_adds = 0, size_t scratch_bytes = 0);
   Convolved block_conv(const std::string& name, const Value& in, const Value& out, std::optional<AffineSlot> pending);
   AffineSlot norm_affine(const std::string& name, const Convolved& convolved, ptrdiff_t film);
-  // True if the precision is int8 and the convolution has calibrated ranges.
-  bool quantised(const std::string& name) const;
+  // True if the precision is int8, the convolution has calibrated ranges, and its sums fit 32 bits.
+  bool quantised(const std::string& name, int channels) const;
   double projection_cost(const Value& in, int hidden) const;
 
   const ModelPackage& package_;
@@ -67,6 +72,7 @@ class PlanBuilder {
   Plan plan_;
   DType element_;
   Precision precision_;
+  WeightStore& store_;
   Packer packer_, fp32_packer_;
   const float* position_bias_ = nullptr;
 };

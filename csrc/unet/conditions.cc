@@ -62,6 +62,12 @@ void add_cond_vector(const TensorView& film, size_t first, std::span<const float
 
 }  // namespace
 
+bool read_by_runs(std::string_view tensor) {
+  const auto holds = [&](std::string_view part) { return tensor.find(part) != std::string_view::npos; };
+  return tensor.starts_with("time_mlp.") || tensor.starts_with("input_maps.") || tensor == "null_cond" ||
+         holds(".film.") || holds(".tables.");
+}
+
 FilmTimeTables::FilmTimeTables(const ModelPackage& package, const Plan& plan, std::span<const int32_t> timesteps)
     : steps_(static_cast<int>(timesteps.size())),
       film_floats_(plan.film_floats),

@@ -2,12 +2,16 @@
 #pragma once
 
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "unet/plan.h"
 #include "unet/unet.h"
 
 namespace gaitcrafter {
+
+// True for the tensors that this file reads: a plan keeps them beside its nodes' weights.
+bool read_by_runs(std::string_view tensor);
 
 // film(silu(cat(time_mlp(t), cond))) is linear in silu, so it splits into a time term, with the bias, and a condition
 // term. [step][plan.film_floats].

@@ -1,15 +1,17 @@
 #include "unet/plan.h"
 
 #include "unet/blocks.h"
+#include "unet/conditions.h"
 
 namespace gaitcrafter {
 
 // Skips are written straight into the second half of the buffer that the way up reads as a concatenation; what comes
 // from below is written into the first half.
-Plan build_plan(const ModelPackage& package, Precision precision, const OpTable& ops, const OpTable& fp32) {
+Plan build_plan(const ModelPackage& package, Precision precision, const OpTable& ops, const OpTable& fp32,
+                WeightStore& store) {
   const ModelConfig& config = package.config();
   const UNetConfig& u = config.unet;
-  PlanBuilder b(package, precision, ops, fp32);
+  PlanBuilder b(package, precision, ops, fp32, store);
   const int levels = static_cast<int>(u.dim_mults.size());
   const auto width = [&](int i) { return i < 0 ? u.init_dim : u.dim * u.dim_mults[static_cast<size_t>(i)]; };
   const auto height_at = [&](int i) { return config.clip.height / u.patch >> i; };
@@ -59,6 +61,8 @@ Plan build_plan(const ModelPackage& package, Precision precision, const OpTable&
   const Value out = b.activation(height_at(0), width_at(0), u.channels * u.patch * u.patch, DType::kF32);
   b.linear("final_conv", x, out, exact);
   b.shuffle(out);
+  for (const TensorSpec& tensor : expected_tensors(config))
+    if (read_by_runs(tensor.name)) b.keep(tensor.name);
   return b.finish();
 }
 

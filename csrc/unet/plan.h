@@ -134,22 +134,30 @@ struct FilmBlock {
   ptrdiff_t offset = 0;
 };
 
+// A tensor that is read while clips are made, not by a node (unet/conditions.h).
+struct KeptTensor {
+  std::string name;
+  TensorView view;
+};
+
+// Its pointers to weights lie in the store that it was built with.
 struct Plan {
-  WeightStore weights;
   std::vector<Node> nodes;
   std::vector<Lifetime> buffers;
   Placement placement;
   size_t scratch_bytes = 0;  // after the buffers
   std::vector<FilmBlock> film_blocks;
   size_t film_floats = 0;
+  std::vector<KeptTensor> kept;
   double flops = 0;
 
   size_t workspace_bytes() const { return placement.bytes + scratch_bytes; }
 };
 
 // A plan for `precision` and its table `ops`; `fp32` is the table of the same instruction set that serves the layers
-// that stay fp32. Throws std::bad_alloc, kCapability if the precision does not take the model's widths. The package
-// must outlive the plan.
-Plan build_plan(const ModelPackage& package, Precision precision, const OpTable& ops, const OpTable& fp32);
+// that stay fp32. All weights that a run needs go to `store`, after which the package is not needed any more. Throws
+// std::bad_alloc, kCapability if the precision does not take the model's widths.
+Plan build_plan(const ModelPackage& package, Precision precision, const OpTable& ops, const OpTable& fp32,
+                WeightStore& store);
 
 }  // namespace gaitcrafter

@@ -34,16 +34,25 @@ class TimeTables {
 // True if the network's widths suit a precision: bf16 multiplies channels in pairs.
 bool widths_suit(const UNetConfig& config, Precision precision);
 
+// Where packed weights lie: in memory of their own, or in a file of the cache that was there or was written now.
+enum class WeightsFrom { kMemory, kWritten, kCache };
+
+class WeightsSource;
+
 class UNet {
  public:
-  // Throws kCapability if this processor lacks the instruction set or the precision, or the widths do not suit it.
-  static std::shared_ptr<const UNet> create(std::shared_ptr<const ModelPackage> package, Isa isa,
+  // Packs in memory. The package is not needed afterwards. Throws kCapability if this processor lacks the instruction
+  // set or the precision, or the widths do not suit it.
+  static std::shared_ptr<const UNet> create(const std::shared_ptr<const ModelPackage>& package, Isa isa,
                                             Precision precision = Precision::kFp32);
+  // Takes packed weights from the cache or writes them to it, where there is one.
+  static std::shared_ptr<const UNet> create(WeightsSource& source, Isa isa, Precision precision);
   virtual ~UNet() = default;
 
   virtual const ModelConfig& config() const = 0;
   virtual Isa isa() const = 0;
   virtual Precision precision() const = 0;
+  virtual WeightsFrom weights_from() const = 0;
 
   virtual std::shared_ptr<const TimeTables> prepare_time(std::span<const int32_t> timesteps) const = 0;
 

@@ -5,7 +5,10 @@
 #include <cmath>
 #include <cstdlib>
 #include <optional>
+#include <string>
 #include <vector>
+
+#include "core/error.h"
 
 namespace gaitcrafter {
 namespace {
@@ -56,6 +59,11 @@ struct ScaledRow {
 };
 
 }  // namespace
+
+const float* copy_of(WeightStore& store, const TensorView& tensor) {
+  const size_t count = static_cast<size_t>(tensor.size());
+  return store.floats(count, [&](float* y) { std::copy_n(tensor.data, count, y); });
+}
 
 const float* padded_vector(const Packer& packer, const TensorView& vector) {
   return packer.store.floats(static_cast<size_t>(round_up(static_cast<int>(vector.size()), kWidestLanes)),
@@ -112,6 +120,11 @@ struct QuantisedWeights {
 QuantisedConv pack_quantised_conv(const Packer& packer, const TensorView& weight, const TensorView& low,
                                   const TensorView& high) {
   const int out = extent(weight, 0), in = extent(weight, 1), kernel = extent(weight, 2);
+  if (in > kMaxQuantisedChannels) {
+    throw Error(Status::kCapability, "a convolution of " + std::to_string(in) +
+                                         " input channels does not fit the sums of precision int8, which take " +
+                                         std::to_string(kMaxQuantisedChannels) + "; use precision bf16");
+  }
   // Worked out by the first array that is filled: packed weights that come from a file have no values to start from.
   std::optional<QuantisedWeights> made;
   const auto values = [&]() -> const QuantisedWeights& { return made ? *made : made.emplace(weight, low, high); };

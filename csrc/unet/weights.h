@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 
 #include "model/package.h"
 #include "ops/op_table.h"
@@ -61,6 +62,9 @@ Packed pack_matrices(const Packer& packer, int count, int k, int n, RowOf row) {
   return {data, k, n};
 }
 
+// A tensor as it is.
+const float* copy_of(WeightStore& store, const TensorView& tensor);
+
 // A vector padded with zeros to whole vectors.
 const float* padded_vector(const Packer& packer, const TensorView& vector);
 
@@ -73,6 +77,8 @@ struct QuantisedConv {
   Packed weight;
   Quantised arrays;
 };
+// A sum of products of a byte and a weight of at most 127 fits an int32 up to this many input channels of a 3x3 window.
+inline constexpr int kMaxQuantisedChannels = INT32_MAX / (9 * 255 * 127);
 QuantisedConv pack_quantised_conv(const Packer& packer, const TensorView& weight, const TensorView& low,
                                   const TensorView& high);
 

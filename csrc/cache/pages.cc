@@ -1,0 +1,25 @@
+#include "cache/pages.h"
+
+#include <sys/mman.h>
+
+#include <new>
+
+namespace gaitcrafter {
+
+Pages::~Pages() {
+  if (base_ != nullptr) ::munmap(base_, size_);
+}
+
+Pages Pages::anonymous(size_t bytes) {
+  void* base = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (base == MAP_FAILED) throw std::bad_alloc();
+  return {base, bytes};
+}
+
+Pages Pages::of_file(int descriptor, size_t bytes) {
+  void* base = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED | MAP_POPULATE, descriptor, 0);
+  if (base == MAP_FAILED) return {};
+  return {base, bytes};
+}
+
+}  // namespace gaitcrafter
