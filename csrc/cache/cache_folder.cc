@@ -50,9 +50,13 @@ void make_folders(const std::string& path) {
   ::mkdir(path.c_str(), 0700);
 }
 
-bool only_ours(const struct stat& info) { return info.st_uid == ::geteuid() && (info.st_mode & 022) == 0; }
+// Of a folder that is not there: whether the nearest one that is would take it.
+bool may_be_made(std::string path) {
+  while (path.size() > 1 && ::access(path.c_str(), F_OK) != 0) path.resize(std::max<size_t>(path.rfind('/'), 1));
+  return ::faccessat(AT_FDCWD, path.c_str(), W_OK | X_OK, AT_EACCESS) == 0;
+}
 
-std::string error_text() { return std::strerror(errno); }
+bool only_ours(const struct stat& info) { return info.st_uid == ::geteuid() && (info.st_mode & 022) == 0; }
 
 bool write_all(int fd, const void* data, size_t bytes) {
   const char* at = static_cast<const char*>(data);
@@ -78,30 +82,6 @@ std::string temporary_name() {
   return kTemporary + std::to_string(::getpid()) + "-" + std::to_string(random);
 }
 
-struct Entry {
-  std::string name;
-  time_t used = 0;
-  uint64_t bytes = 0;
-};
-
-std::vector<Entry> list(int folder) {
-  std::vector<Entry> out;
-  const int again = ::openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  const std::unique_ptr<DIR, int (*)(DIR*)> reader(again < 0 ? nullptr : ::fdopendir(again), &::closedir);
-  if (!reader) {
-    if (again >= 0) ::close(again);
-    return out;
-  }
-  while (const dirent* item = ::readdir(reader.get())) {
-    struct stat info {};
-    if (::fstatat(folder, item->d_name, &info, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(info.st_mode))
-      out.push_back({item->d_name, info.st_mtime, static_cast<uint64_t>(info.st_size)});
-  }
-  return out;
-}
-
-bool is_packed(const Entry& e) { return e.name.ends_with(kPackedSuffix); }
-
 }  // namespace
 
 FileDescriptor::~FileDescriptor() {
@@ -122,25 +102,34 @@ CacheFolder::CacheFolder(bool make) {
   folder_ = FileDescriptor(::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   struct stat info {};
   if (!folder_ || ::fstat(folder_.get(), &info) != 0) {
-    if (make || errno != ENOENT) problem_ = path_ + " cannot be opened: " + error_text();
+    const int why = errno;
+    if (make || why != ENOENT || !may_be_made(path_))
+      problem_ = path_ + " cannot be opened or made: " + std::strerror(why);
   } else if (!only_ours(info)) {
     problem_ = path_ + " belongs to another user or may be written by others; make it yours with mode 0700";
   } else if (::faccessat(folder_.get(), ".", W_OK, AT_EACCESS) != 0) {
-    problem_ = path_ + " cannot be written: " + error_text();
+    problem_ = path_ + " cannot be written: " + std::strerror(errno);
   }
 }
 
 CacheFolder CacheFolder::open() { return CacheFolder(true); }
 CacheFolder CacheFolder::look() { return CacheFolder(false); }
 
-CacheFolder::Use CacheFolder::use() const {
-  Use sum;
-  if (!folder_) return sum;
-  for (const Entry& e : list(folder_.get())) {
-    sum.entries += is_packed(e) ? 1 : 0;
-    sum.bytes += e.bytes;
+std::vector<CacheFolder::Entry> CacheFolder::list() const {
+  std::vector<Entry> out;
+  const int again = folder_ ? ::openat(folder_.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+  if (again < 0) return out;
+  const std::unique_ptr<DIR, int (*)(DIR*)> reader(::fdopendir(again), &::closedir);
+  if (!reader) {
+    ::close(again);
+    return out;
   }
-  return sum;
+  while (const dirent* item = ::readdir(reader.get())) {
+    struct stat info {};
+    if (::fstatat(folder_.get(), item->d_name, &info, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(info.st_mode))
+      out.push_back({item->d_name, info.st_mtime, static_cast<uint64_t>(info.st_size)});
+  }
+  return out;
 }
 
 FileDescriptor CacheFolder::open_file(const std::string& name, uint64_t* size) const {
@@ -175,11 +164,11 @@ void CacheFolder::prune(uint64_t limit, const std::string& spared) const {
   if (!folder_) return;
   std::vector<Entry> packed;
   uint64_t total = 0;
-  for (Entry& e : list(folder_.get())) {
-    const time_t age = ::time(nullptr) - e.used;
+  for (Entry& e : list()) {
+    const int64_t age = ::time(nullptr) - e.used;
     if ((e.name.starts_with(kTemporary) && age > kAbandoned) || (e.name.ends_with(kVerifiedSuffix) && age > kForgotten))
       ::unlinkat(folder_.get(), e.name.c_str(), 0);
-    if (!is_packed(e)) continue;
+    if (!e.name.ends_with(kPackedSuffix)) continue;
     total += e.bytes;
     if (e.name != spared) packed.push_back(std::move(e));
   }

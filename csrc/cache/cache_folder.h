@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace gaitcrafter {
 
@@ -33,10 +34,13 @@ class CacheFolder {
   const std::string& path() const { return path_; }  // "" if there can be none
   const std::string& problem() const { return problem_; }
 
-  struct Use {
-    uint64_t entries = 0, bytes = 0;
+  struct Entry {
+    std::string name;
+    int64_t used = 0;  // seconds since 1970
+    uint64_t bytes = 0;
   };
-  Use use() const;
+  // The regular files in it.
+  std::vector<Entry> list() const;
 
   // A regular file of this user that nobody else may write. `size`, if wanted, is its size now.
   FileDescriptor open_file(const std::string& name, uint64_t* size = nullptr) const;

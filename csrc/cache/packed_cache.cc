@@ -27,6 +27,22 @@ static_assert(sizeof(Header) == kPackedHeaderBytes);
 
 std::span<const std::byte> raw(const Header& header) { return std::as_bytes(std::span(&header, 1)); }
 
+constexpr const char* kNoBuildId = "the engine was linked without a build id (-Wl,--build-id)";
+
+std::string key_start(const std::string& model_sha256) {
+  return "layout 1\nbuild " + build_id() + "\nmodel " + model_sha256 + "\n";
+}
+
+// By its header alone, unchecked: for a report.
+bool is_of(const CacheFolder& folder, const CacheFolder::Entry& entry, const std::string& model_sha256) {
+  const FileDescriptor file = folder.open_file(entry.name);
+  Header there;
+  const std::string start = key_start(model_sha256);
+  return entry.name.ends_with(kPackedSuffix) && file &&
+         ::pread(file.get(), &there, sizeof there, 0) == static_cast<ssize_t>(sizeof there) &&
+         std::string_view(there.key, sizeof there.key).starts_with(start);
+}
+
 std::string hashed_name(const std::string& text) { return sha256_hex(std::as_bytes(std::span(text))).substr(0, 40); }
 
 Header header_of(const std::string& key, const ArrayLayout& layout, std::span<const std::byte> arrays) {
@@ -68,9 +84,9 @@ std::string packed_key(const ModelFolder& model, Isa isa, Precision precision) {
   std::string widest = "portable";
   for (const Isa i : {Isa::kAvx2, Isa::kAvx512})
     if (isa_supported(i)) widest = isa_name(i);
-  return "layout 1\nbuild " + build_id() + "\nmodel " + model.sha256() + "\nconfig " + model.config_sha256() +
-         "\nprecision " + std::string(precision_name(precision)) + "\nisa " + std::string(isa_name(isa)) +
-         "\nmachine " + widest + ", libc " + ::gnu_get_libc_version() + "\n";
+  return key_start(model.sha256()) + "config " + model.config_sha256() + "\nprecision " +
+         std::string(precision_name(precision)) + "\nisa " + std::string(isa_name(isa)) + "\nmachine " + widest +
+         ", libc " + ::gnu_get_libc_version() + "\n";
 }
 
 std::string packed_name(const std::string& key) { return hashed_name(key) + kPackedSuffix; }
@@ -123,6 +139,18 @@ void PackedCache::note_verified(const ModelFolder& model, int64_t began) const {
   if (std::max(id.modified_ns, id.changed_ns) > began - kClockGrain) return;
   const std::string text = note_text(model);
   folder_.publish(note_name(id), text.data(), text.size());
+}
+
+CacheReport report_cache(const std::string& model_sha256) {
+  const CacheFolder folder = CacheFolder::look();
+  CacheReport out{folder.path(), folder.problem(), 0, 0};
+  if (out.problem.empty() && build_id().empty()) out.problem = kNoBuildId;
+  for (const CacheFolder::Entry& entry : folder.list()) {
+    if (!model_sha256.empty() && !is_of(folder, entry, model_sha256)) continue;
+    out.entries += entry.name.ends_with(kPackedSuffix) ? 1 : 0;
+    out.bytes += entry.bytes;
+  }
+  return out;
 }
 
 void WeightsSource::check() {

@@ -50,6 +50,14 @@ class PackedCache {
   CacheFolder folder_;
 };
 
+struct CacheReport {
+  std::string folder, problem;  // problem: why the cache is not used
+  uint64_t entries = 0, bytes = 0;
+};
+
+// What is in the cache; with a hash, only what this build wrote of that model. Makes and changes nothing.
+CacheReport report_cache(const std::string& model_sha256);
+
 // A model folder on its way to packed weights: its weights are read at the first need, once.
 class WeightsSource {
  public:

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "cache/packed_cache.h"
 #include "capi/guard.h"
 #include "capi/handles.h"
 #include "capi/translate.h"
@@ -65,6 +66,13 @@ gc_status gc_engine_info(const gc_engine* engine, gc_info* info) {
     const Engine& e = given(engine, "engine").engine;
     checked(info, "gc_info");
     fill_info(e, *info);
+  });
+}
+
+gc_status gc_engine_weights_from(const gc_engine* engine, const char** text) {
+  return guarded([&] {
+    constexpr const char* kNames[] = {"memory", "written", "cache"};
+    given(text, "text") = kNames[static_cast<int>(given(engine, "engine").engine.weights_from())];
   });
 }
 
@@ -189,6 +197,18 @@ gc_status gc_processor_rate(const char* arithmetic, const char* isa, double* ope
     if (!kind) refuse("arithmetic is \"" + wanted.substr(0, 64) + "\"; allowed are \"fp32\", \"bf16\" and \"int8\"");
     given(operations_per_second, "operations_per_second") =
         processor_rate(*kind, isa == nullptr ? choose_isa() : isa_named(isa));
+  });
+}
+
+gc_status gc_cache_look(const char* model_sha256, gc_cache* cache) {
+  return guarded([&] {
+    checked(cache, "gc_cache");
+    thread_local CacheReport report;
+    report = report_cache(model_sha256 == nullptr ? "" : model_sha256);
+    cache->folder = report.folder.c_str();
+    cache->problem = report.problem.c_str();
+    cache->entries = report.entries;
+    cache->bytes = report.bytes;
   });
 }
 

@@ -87,6 +87,9 @@ class NativeEngine {
     d["device"] = info_.device;
     d["precision"] = info_.precision;
     d["isa"] = info_.isa;
+    const char* weights = nullptr;
+    check(gc_engine_weights_from(engine.get(), &weights));
+    d["weights_from"] = weights;
     py::dict origin;
     origin["training_data"] = info_.training_data;
     origin["training_data_terms"] = info_.training_data_terms;
@@ -334,6 +337,19 @@ PYBIND11_MODULE(_native, m) {
         return rate;
       },
       py::arg("arithmetic"), py::arg("isa") = py::none());
+  m.def(
+      "cache",
+      [](const std::optional<std::string>& model_sha256) {
+        gc_cache cache = gc_cache_default();
+        check(gc_cache_look(model_sha256 ? model_sha256->c_str() : nullptr, &cache));
+        py::dict d;
+        d["folder"] = py::reinterpret_steal<py::str>(PyUnicode_DecodeFSDefault(cache.folder));
+        d["problem"] = py::reinterpret_steal<py::str>(PyUnicode_DecodeFSDefault(cache.problem));
+        d["entries"] = cache.entries;
+        d["bytes"] = cache.bytes;
+        return d;
+      },
+      py::arg("model_sha256") = py::none());
   m.attr("__version__") = gc_version();
   m.attr("abi_version") = gc_abi_version();
 }

@@ -118,6 +118,10 @@ typedef struct gc_info {
 
 GC_API gc_status gc_engine_info(const gc_engine* engine, gc_info* info);
 
+/* Where the engine's packed weights lie: "cache", mapped from a file that was there; "written", the same after packing
+ * and writing it; "memory", packed into memory of this process, because there is no usable cache. */
+GC_API gc_status gc_engine_weights_from(const gc_engine* engine, const char** text);
+
 /* Name of a label; `*text` has `*length` bytes, is followed by a NUL, and lives as long as the engine. */
 GC_API gc_status gc_engine_label(const gc_engine* engine, int32_t axis, int32_t index, const char** text,
                                  size_t* length);
@@ -223,6 +227,18 @@ GC_API gc_status gc_precision_supported(const char* name, int* supported);
  * in gc_options. GC_CAPABILITY if this processor lacks the instruction. */
 GC_API gc_status gc_processor_rate(const char* arithmetic, const char* isa, double* operations_per_second);
 
+/* The cache of packed weights (docs/cpu-engine.md, "Packed weights"). `entries` and `bytes` count what is in it: for
+ * `model_sha256` alone, as this build writes them, unless it is NULL. Strings are valid until the next call on this
+ * thread. */
+typedef struct gc_cache {
+  uint32_t struct_size, version;
+  const char* folder;  /* "" if there is none */
+  const char* problem; /* why it is not used; "" if it is */
+  uint64_t entries, bytes;
+} gc_cache;
+
+GC_API gc_status gc_cache_look(const char* model_sha256, gc_cache* cache);
+
 /* ---- structs with every field at its default ------------------------------------------------------------------ */
 
 static inline gc_options gc_options_default(void) {
@@ -251,6 +267,14 @@ static inline gc_info gc_info_default(void) {
   i.struct_size = (uint32_t)sizeof(gc_info);
   i.version = GC_ABI_VERSION;
   return i;
+}
+
+static inline gc_cache gc_cache_default(void) {
+  gc_cache c;
+  memset(&c, 0, sizeof c);
+  c.struct_size = (uint32_t)sizeof(gc_cache);
+  c.version = GC_ABI_VERSION;
+  return c;
 }
 
 static inline gc_conditions gc_conditions_default(void) {
