@@ -20,6 +20,7 @@ from ..bulk.dataset import ClipDataset
 from ..bulk.filesystem import LocalFileSystem
 from ..bulk.job import run_job
 from ..bulk.machine import open_engine
+from ..bulk.opening import open_job
 from ..bulk.planning import Request, open_or_create
 from ..bulk.table import Table
 from ..clips import ClipBatch
@@ -69,8 +70,6 @@ def obtain(
         What the engine and a bulk job raise; CancelledError if it was interrupted (what is made stays and the next call goes on).
     """
     engine = open_engine(model, None, precision=precision, threads=1)
-    cells = spread_cells(Labels.model_validate(engine.vocabulary.labels), count)
-    request = Request(_table(cells), count, seed=seed, sampler=sampler, block_clips=16, shard_clips=256, extend=True)
     info = engine.info
     key = {
         "model": info["model_sha256"], "build": engine.build, "precision": info["precision"], "isa": info["isa"], "seed": seed,
@@ -78,8 +77,12 @@ def obtain(
     }  # fmt: skip
     folder = cache / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     cache.mkdir(parents=True, exist_ok=True)
-    job = open_or_create(LocalFileSystem(), folder, request, engine)
-    count = min(count, job.clips)
+    fs = LocalFileSystem()
+    # A job never shrinks: where it holds more clips already, it stays as it is and the first of them are taken.
+    total = max(count, open_job(folder, fs).clips) if (folder / "plan.json").exists() else count
+    cells = spread_cells(Labels.model_validate(engine.vocabulary.labels), total)
+    request = Request(_table(cells), total, seed=seed, sampler=sampler, block_clips=16, shard_clips=256, extend=True)
+    job = open_or_create(fs, folder, request, engine)
     report = None if progress is None else lambda now: progress(now.done, job.clips)
     result = run_job(job, engine, workers=workers if workers > 1 else 0, report=report)
     engine.close()
