@@ -9,11 +9,12 @@ LINT_PACKAGES := clang-format clang-tidy cmake ninja-build nlohmann-json3-dev li
 EXTRAS := train,bulk,metrics,onnx,video,dev
 DEMO := .venvs/demo
 TEST := .venvs/test
+BENCH := .venvs/bench
 LINT := .venvs/lint
 # Where tools/cpp-tests.sh leaves the module of single ops.
 export GAITCRAFTER_TEST_MODULE := $(CURDIR)/build/test-release/tests/native
 
-.PHONY: help demo test test-all lint bench clean
+.PHONY: help demo test test-all lint bench bench-peers bench-module clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,9 +42,20 @@ lint:  ## ruff, mypy, clang-format, clang-tidy
 	@tools/system-packages.sh $(LINT_PACKAGES)
 	@tools/lint.sh $(LINT)
 
-bench:  ## benchmarks; docs/development.md says which
-	@tools/venv.sh $(TEST) $(EXTRAS)
-	@$(TEST)/bin/python benchmarks/forward.py
+bench-module:
+	@tools/system-packages.sh $(TEST_PACKAGES)
+	@tools/venv.sh $(BENCH) $(EXTRAS),bench
+	@cmake --preset release -B build/bench -DGAITCRAFTER_DEV_TREE=OFF -DPython_EXECUTABLE=$(CURDIR)/$(BENCH)/bin/python >/dev/null
+	@cmake --build build/bench --target _gc_test >/dev/null
+
+bench bench-peers: export GAITCRAFTER_TEST_MODULE := $(CURDIR)/build/bench/tests/native
+
+bench: bench-module  ## every tier of the engine, one network call; docs/benchmarks.md has the rest
+	@$(BENCH)/bin/python benchmarks/peers.py --only gaitcrafter --results build/bench --fresh
+
+bench-peers: bench-module  ## the engine beside OpenVINO, ONNX Runtime and torch, both tables; about an hour the first time
+	@$(BENCH)/bin/python tests/install_peers.py
+	@$(BENCH)/bin/python benchmarks/peers.py
 
 clean:  ## remove what the commands above made, except demo/
 	rm -rf .venvs build .peers
