@@ -39,7 +39,9 @@ class Engine:
     not on the batch, the number of threads, or the other clips. They may differ between instruction sets.
 
     Attributes:
-        info: what the native engine says of the model (clip shape, sampler defaults, hash, instruction set, FLOPs per call).
+        info: what the native engine says of the model (clip shape, sampler defaults, hash, instruction set, FLOPs per call), and
+            ``weights_from``: "cache" if the packed weights are mapped from a file that was there, "written" if they were
+            packed now and the file was written, "memory" if there is no usable cache.
         vocabulary: label names per axis.
     """
 

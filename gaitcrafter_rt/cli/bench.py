@@ -33,8 +33,9 @@ def latency(model: str, steps: str, threads: str, precision: str, as_json: bool,
     """Time one clip from noise to packed bits.
 
     Cold is the first clip of a fresh engine, warm the clips after it; p50, p90 and p99 are over the warm ones. Opening the model
-    is its own column. Times are by the wall clock, so other work on the machine shows in them; "cpu" is processor time of all
-    threads per warm clip. Drawing and saving are not in them.
+    is its own column, beside where its packed weights came from: the cache, a cache file written now, or memory. Times are by the
+    wall clock, so other work on the machine shows in them; "cpu" is processor time of all threads per warm clip. Drawing and
+    saving are not in them.
 
     \b
     gaitcrafter-rt bench latency --steps 4,20 --threads 1,2
@@ -83,7 +84,7 @@ def _measure(model: str, precision: str, threads: int, steps: int, repeats: int,
     return {
         "model": {"name": info["name"], "sha256": info["model_sha256"], "flops_per_call": info["flops_per_call"]},
         "steps": steps, "threads": threads, "precision": info["precision"], "isa": info["isa"],
-        "open_s": opened, "cold_s": times[0],
+        "open_s": opened, "weights_from": info["weights_from"], "cold_s": times[0],
         "p50_s": percentile(warm, 50), "p90_s": percentile(warm, 90), "p99_s": percentile(warm, 99), "cpu_s": cpu / repeats,
     }  # fmt: skip
 
@@ -125,9 +126,9 @@ def _show(result: dict[str, Any]) -> None:
     where = f"{host['cpu']}, {host['processors']} processors, load {host['load']}"
     out.print(f"{result['model']['name']} on {where}; {result['repeats']} warm clips; milliseconds")
     table = Table(box=None, padding=(0, 1), header_style="bold")
-    for name in ("steps", "threads", "precision", "isa", "open", "cold", "p50", "p90", "p99", "cpu"):
-        table.add_column(name, justify="left" if name in ("precision", "isa") else "right", no_wrap=True)
+    for name in ("steps", "threads", "precision", "isa", "open", "weights", "cold", "p50", "p90", "p99", "cpu"):
+        table.add_column(name, justify="left" if name in ("precision", "isa", "weights") else "right", no_wrap=True)
     for row in result["rows"]:
-        numbers = [f"{1000 * row[key]:.1f}" for key in ("open_s", "cold_s", "p50_s", "p90_s", "p99_s", "cpu_s")]
-        table.add_row(str(row["steps"]), str(row["threads"]), row["precision"], row["isa"], *numbers)
+        opened, *numbers = [f"{1000 * row[key]:.1f}" for key in ("open_s", "cold_s", "p50_s", "p90_s", "p99_s", "cpu_s")]
+        table.add_row(str(row["steps"]), str(row["threads"]), row["precision"], row["isa"], opened, row["weights_from"], *numbers)
     out.print(table)

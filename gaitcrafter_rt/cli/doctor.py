@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -101,11 +101,21 @@ def _native() -> list[Check]:
         Check("native engine", "ok", f"{module.__version__}, ABI {module.abi_version}"),
         Check("instruction sets", "ok", f"{', '.join(supported)}; {module.isa()} is used"),
     ]
+    checks.append(_cache(module.cache()))
     try:
         checks.append(Check("CMake files", "ok", str(cmake_dir())))
     except GaitcrafterError:
         checks.append(Check("CMake files", "absent", "only needed to build C++ programs"))
     return checks
+
+
+def _cache(cache: dict[str, Any]) -> Check:
+    """Without it every engine packs the weights again; clips are the same."""
+    if cache["problem"]:
+        off = "switched off" in cache["problem"]
+        return Check("packed weights", "absent" if off else "warn", f"not kept: {cache['problem']}")
+    held = f"{cache['entries']} of {human_bytes(cache['bytes'])}" if cache["entries"] else "none yet"
+    return Check("packed weights", "ok", f"kept in {cache['folder']}: {held}")
 
 
 def _models() -> Check:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ModelFormatError
+from ..errors import CapabilityError, ModelFormatError
 from .common import FOLDER, console, human_bytes, json_option, print_json, printable, progress
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def model(path: str, as_json: bool) -> None:
         ("made by", origin["command"] or "unknown"),
         ("weights", f"{human_bytes(facts['weights_bytes'])}, {', '.join(facts['dtypes'])}, sha256 {digest}..."),
         ("checksums", "match"),
+        ("packed", _packed_text(facts["packed_cache"])),
     ]
     if origin["notes"]:
         rows.append(("notes", origin["notes"]))
@@ -80,11 +81,31 @@ def model_facts(folder: Path) -> dict[str, Any]:
     config = read_config(folder)
     sums = check_sums(folder)
     tensors = weight_header(folder / WEIGHTS)
+    packed = _packed_cache(sums[WEIGHTS])
     return {
         "path": str(folder), "config": json.loads(config.to_json()), "sha256": sums,
         "weights_bytes": (folder / WEIGHTS).stat().st_size, "tensors": len(tensors),
         "parameters": sum(_count(t["shape"]) for t in tensors.values()), "dtypes": sorted({t["dtype"] for t in tensors.values()}),
+        "packed_cache": packed,
     }  # fmt: skip
+
+
+def _packed_cache(model_sha256: str) -> dict[str, Any] | None:
+    """What the cache of packed weights holds of a model for this build; None if the native engine is not built here."""
+    from ..install import native
+
+    try:
+        return dict(native().cache(model_sha256))
+    except CapabilityError:
+        return None
+
+
+def _packed_text(cache: dict[str, Any] | None) -> str:
+    if cache is None:
+        return "the native engine is not built here"
+    if cache["problem"]:
+        return f"not kept: {cache['problem']}"
+    return f"{cache['entries']} in the cache, {human_bytes(cache['bytes'])}" if cache["entries"] else "not in the cache yet"
 
 
 def weight_header(path: Path) -> dict[str, dict[str, Any]]:

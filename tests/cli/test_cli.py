@@ -373,6 +373,7 @@ def test_bench_latency(run: Run) -> None:
         assert 0 < row["p50_s"] <= row["p90_s"] <= row["p99_s"]
         assert row["open_s"] > 0 < row["cold_s"]
         assert row["precision"] == "fp32"
+    assert [r["weights_from"] for r in result["rows"]][1] == "cache"
     assert result["model"]["name"] == "tiny-walker"
     assert "p99" in run("bench", "latency", "--model", MODEL, "--steps", "1", "--repeats", 1)[1]
 
@@ -386,7 +387,7 @@ def test_percentiles_are_nearest_rank() -> None:
 def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, _ = run("doctor")
     assert code == (0 if NATIVE else 6)
-    assert "instruction sets" in out or not NATIVE
+    assert ("instruction sets" in out and "packed weights" in out) or not NATIVE
     real = doctor._installed
     both = {"onnxruntime": "1", "onnxruntime-gpu": "1", "imageio-ffmpeg": None, "torch": None}
     monkeypatch.setattr(doctor, "_installed", lambda name: both.get(name, real(name)))
