@@ -5,7 +5,8 @@
 
 After step 3 a reader sees the whole file; after step 5 it survives a power cut. A process may die anywhere: what is left is a
 temporary name, which the next run removes (:func:`clean_temporaries`). If the final name is taken, somebody else made the same
-file: the two are compared, and a difference is loud.
+file: the two are compared, and a difference is loud. A damaged file keeps its name until a sound one takes it over in one step, so
+that a slow writer never moves away what a faster one has repaired.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import BinaryIO, NamedTuple
 from ..errors import OutputError
 from .errors import DamagedError, NonDeterminismError, output_error
 from .filesystem import FileSystem
+from .injection import committing, reached
 
 # Errors of network file systems that a second try may not meet; ENOENT: somebody cleaned our temporary file away.
 _PASSING = (errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.ENOENT)
@@ -97,7 +99,7 @@ def publish(
     Args:
         agree: called with our digest if ``target`` is taken; returns the digest of the file there if it says the same, raises
             NonDeterminismError if not, DamagedError if it is no sound file.
-        root: the job's folder. A damaged file is moved to ``damaged/`` in it and replaced; of two that disagree both are kept,
+        root: the job's folder. A damaged file is kept in ``damaged/`` in it and replaced; of two that disagree both are kept,
             ours in ``conflicts/``.
 
     Raises NonDeterminismError; DiskFullError or OutputError for system calls that fail (passing ones are tried a second time).
@@ -121,30 +123,34 @@ def _publish(
     _in_use.add(temporary.name)
     try:
         with fs.create(temporary) as raw:
+            committing(target, "created")
             file = HashingFile(raw)
             write(file)
+            committing(target, "written")
             fs.sync_file(raw)
+        committing(target, "synced")
         published = Published(file.digest(), True)
-        while True:
+        try:
+            fs.link(temporary, target)
+        except FileExistsError:
             try:
-                fs.link(temporary, target)
-                break
-            except FileExistsError:
-                try:
-                    published = Published(agree(file.digest()), False)
-                    # The other writer may not have come to its fsyncs yet, and our receipt will vouch for its file.
-                    fs.sync_path(target)
-                    break
-                except DamagedError:
-                    set_aside(fs, target, root / DAMAGED)
-                except NonDeterminismError as e:
-                    kept = set_aside(fs, temporary, root / CONFLICTS, target.name)
-                    raise NonDeterminismError(f"{e}; both are kept, the other as {kept}") from e
+                published = Published(agree(file.digest()), False)
+                # Whoever put it there may not have synced it, and our receipt will vouch for it.
+                fs.sync_path(target)
+            except DamagedError:
+                keep(fs, target, root / DAMAGED)
+                fs.replace(temporary, target)
+            except NonDeterminismError as e:
+                kept = set_aside(fs, temporary, root / CONFLICTS, target.name)
+                raise NonDeterminismError(f"{e}; both are kept, the other as {kept}") from e
+        committing(target, "linked")
     finally:
         _in_use.discard(temporary.name)
         with suppress(OSError):
             fs.unlink(temporary)
+    committing(target, "unlinked")
     fs.sync_folder(target.parent)
+    committing(target, "durable")
     return published
 
 
@@ -159,12 +165,33 @@ def make_folder(fs: FileSystem, path: Path) -> None:
 
 def set_aside(fs: FileSystem, path: Path, folder: Path, name: str | None = None) -> Path:
     """Move a file out of the way, never over another one; returns its new path. Nothing happens if it is gone."""
-    make_folder(fs, folder)
-    kept = folder / f"{name or path.name}.{secrets.token_hex(4)}"
-    with suppress(FileNotFoundError):
-        fs.rename(path, kept)
-    fs.sync_folder(folder)
+    kept = _put_into(fs, path, folder, name or path.name, fs.rename)
+    reached("aside.moved")
+    with suppress(FileNotFoundError):  # another run may have removed what it thought was done with
+        fs.sync_folder(folder)
     fs.sync_folder(path.parent)
+    reached("aside.durable")
+    return kept
+
+
+def keep(fs: FileSystem, path: Path, folder: Path) -> Path:
+    """Give a file a second name in ``folder``, for people to look at; returns it. Nothing happens if it is gone."""
+    kept = _put_into(fs, path, folder, path.name, fs.link)
+    fs.sync_folder(folder)
+    return kept
+
+
+def _put_into(fs: FileSystem, path: Path, folder: Path, name: str, put: Callable[[Path, Path], None]) -> Path:
+    kept = folder / f"{name}.{secrets.token_hex(4)}"
+    for _ in range(2):
+        make_folder(fs, folder)
+        try:
+            put(path, kept)
+            break
+        except FileNotFoundError:
+            # Either the file is gone, or the folder, which another run removed because it was empty.
+            if fs.entry(path) is None:
+                break
     return kept
 
 

@@ -49,6 +49,9 @@ class FileSystem(Protocol):
     def rename(self, source: Path, target: Path) -> None:
         """Move a file; ``target`` must be free."""
 
+    def replace(self, source: Path, target: Path) -> None:
+        """Move a file over another one in the same folder: ``target`` is the one or the other at any moment."""
+
     def unlink(self, path: Path) -> None:
         """Remove a name; fine if it is gone."""
 
@@ -120,6 +123,9 @@ class LocalFileSystem:
 
     def rename(self, source: Path, target: Path) -> None:
         _rename_noreplace(source, target)
+
+    def replace(self, source: Path, target: Path) -> None:
+        os.replace(source, target)
 
     def unlink(self, path: Path) -> None:
         path.unlink(missing_ok=True)

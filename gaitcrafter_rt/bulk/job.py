@@ -10,9 +10,11 @@ from pathlib import Path
 
 from ..errors import CancelledError, InvalidRequestError, OutputError
 from .commit import REPLACED, clean_temporaries, set_aside
+from .durability import make_folders, settle, settle_receipts
 from .errors import QUARANTINED, RESUMABLE, DamagedError, DiskFullError, output_error
 from .filesystem import FileSystem, LocalFileSystem
 from .format import clip_bytes
+from .injection import reached
 from .interrupts import Interrupt
 from .layout import shard_number
 from .leases import Leases
@@ -126,6 +128,7 @@ class _Run:
         self, workers: int, rank: int, world_size: int, grace: float, max_failed: int, began: float, backend: Backend | None
     ) -> JobResult:
         fs, job = self._fs, self._job
+        settle(fs, self._folder)
         self._clean_temporaries()
         found = scan(fs, self._folder, job.plan, job.table)
         self._remove_old_blocks(set(found.done))
@@ -139,7 +142,8 @@ class _Run:
         leases = Leases(fs, self._folder)
         try:
             if len(done) < len(job.table):
-                self._make_folders()
+                make_folders(fs, self._folder)
+                fs.mkdir(self._folder.leases)
                 schedule = Schedule(fs, self._folder, job.table, done, leases, rank, world_size)
                 if backend is not None:
                     backend(fs, job, done, tally, self._interrupt)
@@ -152,7 +156,10 @@ class _Run:
         finally:
             leases.give_all_back()
             self._clean_temporaries()
+        # Receipts of others count too, and their writers may have died before their last fsync.
+        settle_receipts(fs, self._folder)
         self._tidy(leases, done)
+        reached("job.done")
         return self._result(found.done, done, tally, began)
 
     def replace_quarantined(self) -> None:
@@ -179,12 +186,6 @@ class _Run:
             schedule.completed(task, result.done is not None)
             tally.add(result)
             leases.renew()
-
-    def _make_folders(self) -> None:
-        # Shards before receipts, and all of them durable before anything is in them.
-        for path in (self._folder.shards, self._folder.receipts, self._folder.wip, self._folder.leases):
-            self._fs.mkdir(path)
-        self._fs.sync_folder(self._folder.root)
 
     def _clean_temporaries(self) -> None:
         # What cannot be listed or removed now is removed by a later run.

@@ -127,8 +127,8 @@ def summary(receipt: Receipt) -> Done:
 def scan(fs: FileSystem, folder: Folder, plan: Plan, table: ShardTable, progress: Callable[[int], None] | None = None) -> Scan:
     """Read every receipt and look whether its shard is there in the right size.
 
-    A receipt that is damaged, or vouches for a file that is not there, is set aside in ``damaged/`` (with the file, if that has
-    another size), so that its clips are made again. Hashes are compared by ``verify``, which reads every byte.
+    A receipt that is damaged, or vouches for a file that is not there or has another size, is set aside in ``damaged/``, so that
+    its shard is looked at again, and its clips are made again if need be. Hashes are compared by ``verify``, which reads every byte.
     """
     found = Scan()
     for name in fs.names(folder.receipts):
@@ -145,11 +145,8 @@ def scan(fs: FileSystem, folder: Folder, plan: Plan, table: ShardTable, progress
         except FileNotFoundError:
             continue
         except DamagedError as e:
-            # The receipt first: a shard without receipt is looked at again, a receipt without shard would be a lie.
             set_aside(fs, folder.receipt(number), folder.root / DAMAGED)
-            if "bytes, its receipt says" in str(e):
-                set_aside(fs, folder.shard(number), folder.root / DAMAGED)
-            found.repairs.append(f"{e}; set aside, its clips are made again")
+            found.repairs.append(f"{e}; its receipt is set aside, its clips are made again if they are not sound")
             continue
         found.done[number] = summary(receipt)
         if progress:

@@ -59,7 +59,14 @@ def _child(pipe: Connection, others: list[Any], make_worker: MakeWorker) -> None
     for other in others:
         other.close()
     stop = _PipeStop(pipe)
-    worker = make_worker(lambda first, count: pipe.send(("range", (first, count))), stop)
+
+    def announce(first: int, count: int) -> None:
+        try:
+            pipe.send(("range", (first, count)))
+        except OSError:
+            os._exit(1)  # the supervisor is gone, which says nothing about these clips
+
+    worker = make_worker(announce, stop)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             kind, value = pipe.recv()

@@ -15,12 +15,15 @@ import numpy as np
 
 from ..clips import ClipBatch
 from ..engine import Progress
+from ..errors import OutputError
 from .blocks import Block, read_block, write_block
-from .commit import DAMAGED, clean_temporaries, set_aside
-from .errors import DamagedError
+from .commit import clean_temporaries
+from .durability import make_folders, settle, settle_receipts
+from .errors import DamagedError, output_error
 from .faults import Maker, Range
 from .filesystem import FileSystem
 from .format import clip_bytes
+from .injection import reached
 from .opening import OpenJob
 from .quality import Quality, assess
 from .receipts import Done, Receipt, read_receipt, summary
@@ -106,6 +109,7 @@ class Worker:
         self._shape = (spec.clip.frames, spec.clip.height, spec.clip.width)
         self._settings = {("sampler" if k == "kind" else k): v for k, v in spec.sampler.items()}
         self._maker = Maker(self.generate, self._bytes)
+        self._prepared = False
 
     def generate(self, first: int, count: int) -> np.ndarray:
         """Packed clips by number, straight from the engine: uint8 [count, bytes]."""
@@ -164,14 +168,16 @@ class Worker:
             return made[number]
 
         receipt = self._receipt(shard)
-        if receipt is None:
+        if receipt is not None:
+            settle_receipts(self._fs, self._folder)  # its writer may have died before it did
+        else:
             receipt = seal(self._fs, self._folder, self._plan, self._job.conditions, here, block)
         self.remove_blocks(shard)
         clips, failures = sum(map(len, made.values())), sum(len(b.errors) for b in made.values())
         return Result(clips, failures, sum(b.seconds for b in made.values()), summary(receipt), notes)
 
     def adopt(self, shard: int) -> Result:
-        """A receipt for a shard that is there without one; a damaged shard is set aside, and nothing is done but that."""
+        """A receipt for a shard that is there without one; nothing is done if it is damaged: sealing will replace it."""
         here = self._job.table[shard]
         present = self._fs.names(self._folder.blocks(shard))
         if all(self._folder.block(shard, k).name in present for k in range(here.blocks)):
@@ -179,13 +185,27 @@ class Worker:
         try:
             receipt = adopt(self._fs, self._folder, self._plan, self._job.conditions, here)
         except DamagedError as e:
-            kept = set_aside(self._fs, self._folder.shard(shard), self._folder.root / DAMAGED)
-            return Result(notes=[f"{e}; set aside as {kept.name}, its clips are made again"])
+            return Result(notes=[f"{e}; its clips are made again, and it is set aside"])
         self.remove_blocks(shard)
         return Result(done=summary(receipt))
 
     def run_shard(self, shard: int) -> Result:
-        """All of a shard: the unit of work for schedulers that hand out shards."""
+        """All of a shard: the unit of work for schedulers that hand out shards. When it returns, the shard survives a power cut.
+
+        Raises what :meth:`make_block` does; OutputError for every system call that fails.
+        """
+        try:
+            return self._run_shard(shard)
+        except OutputError:
+            raise
+        except OSError as e:
+            raise output_error(self._folder.root, e) from e
+
+    def _run_shard(self, shard: int) -> Result:
+        if not self._prepared:
+            settle(self._fs, self._folder)
+            make_folders(self._fs, self._folder)
+            self._prepared = True
         if not self._sealed(shard) and self._fs.entry(self._folder.shard(shard)) is not None:
             adopted = self.adopt(shard)
             if adopted.done is not None:
@@ -207,6 +227,7 @@ class Worker:
                 if name.startswith("block-"):
                     self._fs.unlink(folder / name)
             self._fs.rmdir(folder)
+        reached("blocks.removed")
 
     def _sealed(self, shard: int) -> bool:
         return self._fs.entry(self._folder.receipt(shard)) is not None

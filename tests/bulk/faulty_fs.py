@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -13,7 +14,7 @@ from typing import Any, BinaryIO
 from gaitcrafter_rt.bulk.filesystem import Entry, FileSystem
 
 # Calls that change something, in the order of the protocol, and calls that read.
-CHANGING = ("create", "write", "sync_file", "link", "unlink", "sync_folder", "sync_path", "mkdir", "rename", "rmdir")
+CHANGING = ("create", "write", "sync_file", "link", "unlink", "sync_folder", "sync_path", "mkdir", "rename", "replace", "rmdir")
 READING = ("read", "open", "entry", "names")
 
 
@@ -87,6 +88,10 @@ class MemoryFileSystem:
 
     def rename(self, source: Path, target: Path) -> None:
         self.link(source, target)
+        self.unlink(source)
+
+    def replace(self, source: Path, target: Path) -> None:
+        self._folder(target.parent).entries[target.name] = self._node(source)
         self.unlink(source)
 
     def unlink(self, path: Path) -> None:
@@ -179,12 +184,6 @@ LOSE: Callable[[], bool] = lambda: False  # noqa: E731
 KEEP: Callable[[], bool] = lambda: True  # noqa: E731
 
 
-def entries_without_data() -> Callable[[], bool]:
-    """Names reached the disk, bytes did not: alternately asked about an entry and about a file's data it cannot "
-    "tell, so by chance."""
-    return LOSE
-
-
 def at_random(seed: int) -> Callable[[], bool]:
     """Anything may have reached the disk."""
     rng = random.Random(seed)
@@ -192,28 +191,43 @@ def at_random(seed: int) -> Callable[[], bool]:
 
 
 class Hooked:
-    """Calls ``hook(name)`` before every call of the file system under it, and of ``write`` on its files."""
+    """Calls ``hook(name)`` before every call of the file system under it, and of ``write`` on its files.
 
-    def __init__(self, fs: FileSystem, hook: Callable[[str], None]) -> None:
-        self._fs, self._hook = fs, hook
+    ``trace`` collects the changing calls as (name, kind of path).
+    """
+
+    def __init__(self, fs: FileSystem, hook: Callable[[str], None], trace: list[tuple[str, str]] | None = None) -> None:
+        self._fs, self._hook, self._trace = fs, hook, trace
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._fs, name)
 
         def hooked(*args: Any) -> Any:
+            if self._trace is not None and name in CHANGING:
+                self._trace.append((name, kind_of(args[-1])))
             self._hook(name)
             args = tuple(a.inner if isinstance(a, _HookedFile) else a for a in args)
             result = call(*args)
-            return _HookedFile(result, self._hook) if name == "create" else result
+            return _HookedFile(result, self._hook, self._trace) if name == "create" else result
 
         return hooked
 
 
+def kind_of(path: Any) -> str:
+    """A path without its numbers: two shards are of one kind, a shard and a receipt are of two."""
+    if not isinstance(path, Path):
+        return ""
+    name = ".tmp" if path.name.startswith(".tmp") else re.sub(r"\d+|\.[0-9a-f]{8}$", "", path.name)
+    return f"{re.sub(r'[0-9]+', '', path.parent.name)}/{name}"
+
+
 class _HookedFile:
-    def __init__(self, inner: BinaryIO, hook: Callable[[str], None]) -> None:
-        self.inner, self._hook = inner, hook
+    def __init__(self, inner: BinaryIO, hook: Callable[[str], None], trace: list[tuple[str, str]] | None) -> None:
+        self.inner, self._hook, self._trace = inner, hook, trace
 
     def write(self, data: Any) -> int:
+        if self._trace is not None:
+            self._trace.append(("write", ""))
         self._hook("write")
         return self.inner.write(data)
 

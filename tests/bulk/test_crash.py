@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import random
-import signal
-import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from faulty_fs import CHANGING, LOSE, READING, Crash, FailAt, Hooked, MemoryFileSystem, at_random
+import sweeps
+from faulty_fs import CHANGING, LOSE, Crash, FailAt, Hooked, MemoryFileSystem
 from jobs import ROOT, assert_whole, open_small, run, shards
+from scenarios import BY_NAME, SCENARIOS, Scenario
 from stub import StubEngine
 
 from gaitcrafter_rt.bulk import DiskFullError
@@ -20,6 +18,8 @@ from gaitcrafter_rt.bulk.filesystem import LocalFileSystem
 from gaitcrafter_rt.bulk.layout import Folder
 from gaitcrafter_rt.bulk.verify import verify
 from gaitcrafter_rt.errors import GaitcrafterError, OutputError
+
+ERRORS = (errno.EIO, errno.ENOSPC, errno.EACCES)
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +46,34 @@ def assert_no_lies(fs: MemoryFileSystem) -> None:
     assert not report.problems, report.problems
 
 
-@pytest.mark.parametrize("part", range(4))
-@pytest.mark.parametrize("cache", ["lost", "partly"])
-def test_power_cut_at_every_call(wanted: dict[str, bytes], cache: str, part: int) -> None:
-    for k in range(1 + part, calls(CHANGING) + 1, 4):
-        fs = MemoryFileSystem()
-        hook = FailAt(k, Crash)
-        with pytest.raises(Crash):
-            run(ROOT, fs=Hooked(fs, hook))
-        fs.power_cut(LOSE if cache == "lost" else at_random(k))
-        assert_no_lies(fs)
-        run(ROOT, fs=fs)
-        assert_whole(fs, ROOT, wanted)
+@pytest.mark.parametrize("here", SCENARIOS, ids=lambda s: s.name)
+def test_power_cuts(here: Scenario) -> None:
+    """At every kind of moment, with nothing of the cache written out, or some of it."""
+    for number, k in enumerate(sweeps.moments(here)[::2]):
+        assert sweeps.power_cut(here, k, seed=k if number % 2 else 0)
+    assert not sweeps.power_cut(here, 1 << 20, 0)
+
+
+@pytest.mark.parametrize("here", SCENARIOS, ids=lambda s: s.name)
+def test_what_a_dead_process_left_unsynced_outlasts_the_run_that_relied_on_it(here: Scenario) -> None:
+    """A process dies, the next run completes the job and returns 0, then the power fails."""
+    for k in sweeps.moments(here):
+        assert sweeps.crash_run_power_cut(here, k, seed=0 if k % 3 else k)
+
+
+@pytest.mark.parametrize("here", SCENARIOS, ids=lambda s: s.name)
+def test_what_a_slower_writer_left_unsynced_outlasts_the_run_that_relied_on_it(here: Scenario) -> None:
+    """The same with two writers at once; and both of them live on, in every third case."""
+    for number, k in enumerate(sweeps.moments(here)[::2]):
+        assert sweeps.overtaken(here, k, seed=0 if number % 2 else k) if number % 3 else sweeps.interleaved(here, k)
+
+
+def test_two_processes_die_in_one_repair() -> None:
+    """What the first one moved away must not come back when the second one has gone on from there."""
+    here = BY_NAME["damage to repair"]
+    for k in sweeps.moments(here, after="rename"):
+        for second in sweeps.moments(here)[::2]:
+            assert sweeps.crash_crash_power_cut(here, k, second, 0)
 
 
 class Forgetful(MemoryFileSystem):
@@ -104,52 +120,15 @@ def test_the_power_cuts_notice_a_missing_fsync(ignored: str) -> None:
 
 
 @pytest.mark.parametrize("sticky", [False, True], ids=["once", "for good"])
-@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.EACCES], ids=errno.errorcode.get)
-def test_every_call_may_fail(wanted: dict[str, bytes], error: int, sticky: bool) -> None:
-    raised, often = 0, 2 if error == errno.EIO else 5
-    sweep = [(k, CHANGING) for k in range(1 + sticky, calls(CHANGING) + 1, often)]
-    sweep += [(k, READING) for k in range(1 + sticky, calls(READING) + 1, 4 * often)]
-    for k, names in sweep:
-        fs = MemoryFileSystem()
-        hook, outcome = FailAt(k, error, sticky=sticky, calls=names), None
-        try:
-            run(ROOT, fs=Hooked(fs, hook))
-        except GaitcrafterError as e:
-            raised += 1
-            outcome = (type(e), e.exit_code)
-        assert hook.failed
-        if error == errno.ENOSPC and hook.failed in CHANGING:
-            assert outcome in (None, (DiskFullError, 75))
-        assert_no_lies(fs)
-        run(ROOT, fs=fs)
-        report = verify(ROOT, deep=True, fs=fs)
-        assert report.ok, report
-        assert shards(fs, ROOT) == wanted
-    assert raised
-
-
-def test_kill_9_at_every_call(fast: Path, wanted: dict[str, bytes]) -> None:
-    def killing(k: int) -> Hooked:
-        count = 0
-
-        def hook(name: str) -> None:
-            nonlocal count
-            count += name in CHANGING
-            if count == k:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        return Hooked(LocalFileSystem(), hook)
-
-    total = calls(CHANGING)
-    for k in range(1, total + 1, 3):
-        root = fast / str(k)
-        child = os.fork()
-        if child == 0:
-            run(root, fs=killing(k))
-            os._exit(0)
-        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-        run(root)
-        assert_whole(LocalFileSystem(), root, wanted)
+@pytest.mark.parametrize("here", SCENARIOS, ids=lambda s: s.name)
+def test_every_call_may_fail(here: Scenario, sticky: bool) -> None:
+    """EIO, ENOSPC and EACCES in turn; half of them are followed by a power cut."""
+    for number, k in enumerate(sweeps.moments(here)[sticky::3]):
+        assert sweeps.failing(here, k, ERRORS[number % 3], sticky=sticky, cut=bool(number // 3 % 2))
+    for number, k in enumerate(range(1 + sticky, 1000, 29)):
+        if not sweeps.failing(here, k, ERRORS[number % 3], sticky=sticky, reading=True):
+            break
+    assert number > 1
 
 
 def test_full_disk(fast: Path, wanted: dict[str, bytes]) -> None:
@@ -286,35 +265,3 @@ def test_damaged_blocks_are_made_again(wanted: dict[str, bytes]) -> None:
         changed = damage(data) != data
         assert bool(result.notes) == changed
         assert_whole(fs, ROOT, wanted)
-
-
-@pytest.mark.parametrize("writers", [1, 2, 4])
-def test_kill_9_at_random_moments(fast: Path, writers: int) -> None:
-    """Whole runs, workers and all, killed again and again until one of them gets through."""
-    many = {"clips": 60, "shard_clips": 16, "block_clips": 4}
-    whole = MemoryFileSystem()
-    run(ROOT, fs=whole, **many)
-    engine = StubEngine(before=lambda indices: time.sleep(0.04))  # a run takes longer than the first kill waits
-    rng, killed = random.Random(writers), 0
-    for _ in range(12):
-        children = []
-        for rank in range(writers):
-            child = os.fork()
-            if child == 0:
-                run(fast, engine, workers=rank % 2, options={"rank": rank, "world_size": writers}, **many)
-                os._exit(0)
-            os.setpgid(child, child)
-            children.append(child)
-        time.sleep(rng.uniform(0.01, 0.12))
-        for child in children:
-            # The supervisor alone dies in every other round; its workers must notice by themselves.
-            with suppress(ProcessLookupError):
-                (os.killpg if rng.random() < 0.5 else os.kill)(child, signal.SIGKILL)
-            killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    assert killed
-    deadline = time.monotonic() + 30
-    while run(fast, **many).made or any(p.name.startswith(".tmp") or p.name in ("wip", "leases") for p in fast.rglob("*")):
-        # Workers whose supervisor was killed may still end their block.
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert_whole(LocalFileSystem(), fast, shards(whole, ROOT))

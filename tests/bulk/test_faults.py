@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -290,3 +291,23 @@ def test_workers_do_not_outlive_their_supervisor(fast: Path) -> None:
     while any(Path(f"/proc/{p}").exists() and "Z" not in Path(f"/proc/{p}/stat").read_text().split()[2] for p in pids):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_worker_that_lost_its_supervisor_quarantines_nothing(fast: Path) -> None:
+    """The supervisor is killed while a task is on its way: the worker ends and blames no clip for it."""
+    from gaitcrafter_rt.bulk.schedule import Task
+    from gaitcrafter_rt.bulk.supervisor import _child
+
+    job = open_small(LOCAL, fast)
+    ours, theirs = multiprocessing.Pipe()
+    ours.send(("task", (Task("block", 0, 0), None)))
+    child = os.fork()
+    if child == 0:
+        _child(theirs, [ours], lambda announce, stop: Worker(LOCAL, job, StubEngine(), announce=announce, stop=stop))
+        os._exit(0)
+    ours.close()
+    theirs.close()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) in (0, 1)
+    assert not list(fast.rglob("block-*"))
+    result = run(fast)
+    assert (result.exit_code, result.made) == (0, 12)
