@@ -128,7 +128,7 @@ def scan(fs: FileSystem, folder: Folder, plan: Plan, table: ShardTable, progress
     """Read every receipt and look whether its shard is there in the right size.
 
     A receipt that is damaged, or vouches for a file that is not there or has another size, is set aside in ``damaged/``, so that
-    its shard is looked at again, and its clips are made again if need be. Hashes are compared by ``verify``, which reads every byte.
+    its shard is looked at again, and its clips are made again if need be. ``verify`` compares hashes: it reads every byte.
     """
     found = Scan()
     for name in fs.names(folder.receipts):
