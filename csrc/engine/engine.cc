@@ -94,6 +94,10 @@ WeightsFrom Engine::weights_from() const {
   return exact_ == nullptr ? unet_->weights_from() : std::min(unet_->weights_from(), exact_->weights_from());
 }
 
+Engine::~Engine() {
+  if (const long owner = owner_; owner != 0 && owner != ::getpid()) static_cast<void>(pool_.release());
+}
+
 // Started late, so that a process may open a model once and fork workers that share its weights.
 Pool& Engine::pool() {
   if (!pool_) {

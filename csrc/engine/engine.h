@@ -52,6 +52,8 @@ class Engine {
  public:
   // Throws kModelFormat, kUnsupportedVersion, kCapability, kInvalidRequest, kOutOfMemory.
   Engine(const std::string& path, const EngineOptions& options);
+  // In a process that was forked after the engine ran the pool is left behind: its threads are not there to be joined.
+  ~Engine();
 
   const std::string& model_sha256() const { return model_sha256_; }
   const ModelConfig& config() const { return unet_->config(); }
