@@ -93,9 +93,7 @@ class MixedClips(IterableDataset):
     def _relabel(self, batch: Batch, part: int) -> Batch:
         tables = self._tables[part]
         labels = batch.labels if part == 0 else torch.where(batch.labels < 0, -1, batch.labels + len(self.captured.classes))
-        return batch._replace(
-            labels=labels, views=tables["view"][batch.views], covariates=tables["covariate"][batch.covariates]
-        )
+        return batch._replace(labels=labels, views=tables["view"][batch.views], covariates=tables["covariate"][batch.covariates])
 
 
 def _lookup(names: list[str], union: list[str]) -> torch.Tensor:

@@ -10,7 +10,6 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "bulk"))
 
-MODEL = Path(__file__).resolve().parent.parent / "fixtures" / "tiny-walker"
 SHAPE = (6, 32, 32)
 
 

@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MODEL
 from torch.utils.data import DataLoader
 
 from gaitcrafter_rt import Engine
 from gaitcrafter_rt.errors import InvalidRequestError
 from gaitcrafter_rt.loaders import Batch, Clips, GeneratedClips, MixedClips
 
+MODEL = Path(__file__).resolve().parent.parent / "fixtures" / "tiny-walker"
 CONDITIONS = [
-    {"identity": "001", "view": "000"}, {"identity": {"001": 0.5, "003": 0.5}, "view": "090", "covariate": "bg"}, {"identity": "002"},
-]  # fmt: skip
+    {"identity": "001", "view": "000"},
+    {"identity": {"001": 0.5, "003": 0.5}, "view": "090", "covariate": "bg"},
+    {"identity": "002"},
+]
 FAST = {"steps": 2}
 
 
