@@ -17,7 +17,7 @@ Pages Pages::anonymous(size_t bytes) {
 }
 
 Pages Pages::of_file(int descriptor, size_t bytes) {
-  void* base = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED | MAP_POPULATE, descriptor, 0);
+  void* base = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor, 0);
   if (base == MAP_FAILED) return {};
   return {base, bytes};
 }
