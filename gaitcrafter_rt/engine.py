@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from itertools import islice
 from numbers import Real
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from .install import engine_build, native, version
 from .models import resolve_model
 
 MAX_CLIPS = 1 << 20
+MODES = ("auto", "throughput", "latency")  # by their numbers in the C interface
 _SEED_LIMIT = 1 << 64
 Conditions = Sequence[Condition | Mapping[str, Any]]
 
@@ -131,6 +133,7 @@ class Engine:
         guidance: float | None = None,
         threshold: float = 0.5,
         *,
+        mode: str = "auto",
         spacing: str | None = None,
         thresholding: str | None = None,
         dynamic_percentile: float | None = None,
@@ -148,6 +151,9 @@ class Engine:
             sampler, steps, eta, guidance, spacing, thresholding, dynamic_percentile, rederive_eps: None takes the model's
                 default (``info["sampler"]``); meanings and ranges in docs/samplers.md.
             threshold: above 0, below 1; a pixel is foreground where (x_0 + 1) / 2 exceeds it.
+            mode: how threads share the clips; the bits do not depend on it. "throughput": every clip is made by one thread.
+                "latency": one clip after another, each by all threads, in the memory of one. "auto": a clip per thread, and
+                threads that have none (the clips are fewer, or these are the last) help the others.
             null_axes: axes that are null in the lane guidance moves away from; None: all.
             clip_indices: in place of start, start + 1, ...
             initial_noise: float32 [N, C, F, H, W], x_T in place of the drawn one.
@@ -168,8 +174,8 @@ class Engine:
         if not 1 <= len(conditions) <= MAX_CLIPS:
             raise InvalidRequestError(f"{len(conditions)} conditions; a call takes 1 to {MAX_CLIPS} clips, see stream()")
         return self._run(
-            conditions, _unsigned("seed", seed), _unsigned("start", start), settings, threshold, clip_indices, initial_noise,
-            progress,
+            conditions, _unsigned("seed", seed), _unsigned("start", start), settings, threshold, _mode(mode), clip_indices,
+            initial_noise, progress,
         )  # fmt: skip
 
     def stream(
@@ -180,12 +186,13 @@ class Engine:
         start: int = 0,
         threshold: float = 0.5,
         *,
+        mode: str = "auto",
         progress: ProgressCallback | None = None,
         **sampler: Any,
     ) -> Iterator[ClipBatch]:
         """Batches of at most ``batch`` clips, with the same bits as one :meth:`generate` call over all conditions.
 
-        ``conditions`` may be any iterable, even an endless one; ``sampler`` holds the sampler arguments of generate.
+        ``conditions`` may be any iterable, even an endless one; ``mode`` and ``sampler`` are those of generate.
         ``progress`` counts over the whole stream if ``conditions`` has a length, else up to the current batch.
         """
         if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= MAX_CLIPS:
@@ -194,18 +201,35 @@ class Engine:
         settings = self._settings(**renamed)
         seed, start = _unsigned("seed", seed), _unsigned("start", start)
         total = len(conditions) if isinstance(conditions, Sized) else None
-        return self._stream(iter(conditions), total, batch, seed, start, settings, threshold, progress)
+        return self._stream(iter(conditions), total, batch, seed, start, settings, threshold, _mode(mode), progress)
+
+    @contextmanager
+    def profile(self) -> Iterator[list[dict[str, Any]]]:
+        """Time every part of the calls of :meth:`generate` inside a ``with`` block; the list it gives is filled at the end.
+
+        A row is an op at one resolution: ``stage`` ("network", "clip"; "network in fp32" for the calls that an eps-model makes
+        in fp32 in every precision), ``op``, ``arithmetic`` ("fp32", "bf16", "int8"; "" without products), ``height``, ``width``,
+        ``calls``, ``seconds`` (by the clock of the thread that leads a clip; clips made at the same time are added up) and
+        ``operations`` (2 x multiply-adds). Raises InvalidRequestError inside a progress callback.
+        """
+        rows: list[dict[str, Any]] = []
+        self._native.profile(True)
+        try:
+            yield rows
+            rows += self._native.profile_rows()
+        finally:
+            self._native.profile(False)
 
     def _stream(
         self, rest: Iterator[Condition | Mapping[str, Any]], total: int | None, batch: int, seed: int, start: int,
-        settings: dict[str, Any], threshold: float, progress: ProgressCallback | None,
+        settings: dict[str, Any], threshold: float, mode: int, progress: ProgressCallback | None,
     ) -> Iterator[ClipBatch]:  # fmt: skip
         done = 0
         while chunk := list(islice(rest, batch)):
             report = None
             if progress is not None:
                 report = _shifted(progress, done, total or done + len(chunk), settings["steps"])
-            yield self._run(chunk, seed, start + done, settings, threshold, None, None, report)
+            yield self._run(chunk, seed, start + done, settings, threshold, mode, None, None, report)
             done += len(chunk)
 
     def _settings(self, **given: Any) -> dict[str, Any]:
@@ -213,7 +237,7 @@ class Engine:
         return self._native.resolve_sampler({k: v for k, v in given.items() if v is not None})
 
     def _run(
-        self, conditions: Conditions, seed: int, start: int, settings: dict[str, Any], threshold: float,
+        self, conditions: Conditions, seed: int, start: int, settings: dict[str, Any], threshold: float, mode: int,
         clip_indices: Sequence[int] | np.ndarray | None, initial_noise: np.ndarray | None, progress: ProgressCallback | None,
     ) -> ClipBatch:  # fmt: skip
         if self.info["channels"] != 1:
@@ -230,8 +254,8 @@ class Engine:
             raise OutOfMemoryError(f"{count} clips need {count * self.info['packed_bytes']} bytes; use stream()") from e
         self._native.generate(
             count=count, seed=seed, clip_indices=indices, axes=table.axes, cond=table.cond, cond_given=table.cond_given,
-            sampler=settings, threshold=float(threshold), initial_noise=noise, packed=packed,
-            progress=None if progress is None else lambda *p: progress(Progress(*p)),
+            sampler=settings, threshold=float(threshold), mode=mode, initial_noise=noise,
+            packed=packed, progress=None if progress is None else lambda *p: progress(Progress(*p)),
         )  # fmt: skip
         return ClipBatch(packed, self.clip_shape, table.plain, seed, indices, self._provenance(settings, float(threshold)))
 
@@ -251,6 +275,12 @@ def _shifted(progress: ProgressCallback, clips_before: int, clips_total: int, st
     """A callback for one batch that reports to ``progress`` as part of a stream."""
     before = clips_before * steps
     return lambda p: progress(Progress(p.steps_done + before, clips_total * steps, p.clips_done + clips_before, clips_total))
+
+
+def _mode(mode: object) -> int:
+    if not isinstance(mode, str) or mode not in MODES:
+        raise InvalidRequestError(f"mode is {mode!r:.80}; allowed are {', '.join(MODES)}")
+    return MODES.index(mode)
 
 
 def _unsigned(name: str, value: object) -> int:

@@ -99,7 +99,28 @@ gc_status gc_engine_find_label(const gc_engine* engine, int32_t axis, const char
 gc_status gc_generate(gc_engine* engine, const gc_request* request, const gc_output* output) {
   return guarded([&] {
     Engine& e = given(engine, "engine").engine;
-    e.generate(to_request(checked(request, "gc_request"), e.config()), to_output(checked(output, "gc_output")));
+    e.generate(to_request(checked_request(request), e.config()), to_output(checked(output, "gc_output")));
+  });
+}
+
+gc_status gc_profile(gc_engine* engine, int on) {
+  return guarded([&] {
+    if (on != 0 && on != 1) refuse("on is " + std::to_string(on) + "; allowed are 0 and 1");
+    given(engine, "engine").engine.profile(on == 1);
+  });
+}
+
+gc_status gc_profile_rows(const gc_engine* engine, gc_profile_row* rows, size_t capacity, size_t* count) {
+  return guarded([&] {
+    const std::vector<ProfileRow> all = given(engine, "engine").engine.profile_rows();
+    given(count, "count") = all.size();
+    // All names are literals, so data() ends with a NUL; an empty one may have none.
+    const auto text = [](std::string_view s) { return s.empty() ? "" : s.data(); };
+    for (size_t i = 0; i < std::min(capacity, all.size()); ++i) {
+      const ProfileRow& r = all[i];
+      (&given(rows, "rows"))[i] = {text(r.stage), text(r.op), text(r.arithmetic), r.height,
+                                   r.width,       r.calls,    r.seconds,          r.operations};
+    }
   });
 }
 

@@ -1,7 +1,9 @@
 // The C interface as a program sees it: linked with libgaitcrafter alone.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <string>
 #include <thread>
@@ -113,7 +115,12 @@ TEST_F(CApi, StructsCarrySizeAndVersion) {
   EXPECT_STATUS(gc_generate(engine_, &small, &output_), GC_INVALID_REQUEST, "gc_request says size");
   gc_request newer = request_;
   newer.version = GC_ABI_VERSION + 1;
-  EXPECT_STATUS(gc_generate(engine_, &newer, &output_), GC_UNSUPPORTED_VERSION, "gc_request is of version 2");
+  EXPECT_STATUS(gc_generate(engine_, &newer, &output_), GC_UNSUPPORTED_VERSION, "gc_request is of version 3");
+  gc_request older = request_;  // as a program has it that was built with the first header
+  older.version = 1;
+  older.struct_size = static_cast<uint32_t>(offsetof(gc_request, mode));
+  older.mode = 77;
+  EXPECT_EQ(gc_generate(engine_, &older, &output_), GC_OK);
   gc_request zeroed = {};
   EXPECT_STATUS(gc_generate(engine_, &zeroed, &output_), GC_INVALID_REQUEST, "gc_request_default()");
   gc_sampler sampler = {};
@@ -128,6 +135,43 @@ TEST_F(CApi, StructsCarrySizeAndVersion) {
   EXPECT_STATUS(gc_engine_open((kFixtures + "tiny-walker").c_str(), &options, &opened), GC_INVALID_REQUEST,
                 "gc_options");
   EXPECT_EQ(opened, nullptr);
+}
+
+TEST_F(CApi, ModesMakeTheSameBits) {
+  ASSERT_EQ(gc_generate(engine_, &request_, &output_), GC_OK);
+  const std::vector<uint8_t> want(output_.packed, output_.packed + output_.packed_size);
+  for (const int32_t mode : {GC_MODE_AUTO, GC_MODE_THROUGHPUT, GC_MODE_LATENCY}) {
+    request_.mode = mode;
+    std::fill_n(output_.packed, output_.packed_size, uint8_t{0});
+    ASSERT_EQ(gc_generate(engine_, &request_, &output_), GC_OK);
+    EXPECT_TRUE(std::equal(want.begin(), want.end(), output_.packed)) << mode;
+  }
+  request_.mode = 3;
+  EXPECT_STATUS(gc_generate(engine_, &request_, &output_), GC_INVALID_REQUEST, "mode is 3; allowed are 0 (auto)");
+}
+
+TEST_F(CApi, ProfilesWhatItIsAskedTo) {
+  size_t count = 99;
+  ASSERT_EQ(gc_profile_rows(engine_, nullptr, 0, &count), GC_OK);
+  EXPECT_EQ(count, 0u);
+  ASSERT_EQ(gc_profile(engine_, 1), GC_OK);
+  for (int k = 0; k < 2; ++k) ASSERT_EQ(gc_generate(engine_, &request_, &output_), GC_OK);
+  ASSERT_EQ(gc_profile_rows(engine_, nullptr, 0, &count), GC_OK);
+  std::vector<gc_profile_row> rows(count);
+  ASSERT_EQ(gc_profile_rows(engine_, rows.data(), rows.size(), &count), GC_OK);
+  gc_info info = gc_info_default();
+  ASSERT_EQ(gc_engine_info(engine_, &info), GC_OK);
+  double operations = 0, steps = 0;
+  for (const gc_profile_row& r : rows) {
+    EXPECT_GT(r.calls, 0u);
+    operations += r.operations;
+    if (std::string(r.op) == "sampler step") steps = static_cast<double>(r.calls);
+  }
+  EXPECT_DOUBLE_EQ(operations, steps * info.flops_per_call);
+  EXPECT_STATUS(gc_profile(engine_, 2), GC_INVALID_REQUEST, "on is 2");
+  ASSERT_EQ(gc_profile(engine_, 0), GC_OK);
+  ASSERT_EQ(gc_profile_rows(engine_, nullptr, 0, &count), GC_OK);
+  EXPECT_EQ(count, 0u);
 }
 
 TEST_F(CApi, RefusesBadRequests) {

@@ -1,6 +1,9 @@
 #include "capi/translate.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstring>
 
 namespace gaitcrafter {
 
@@ -28,13 +31,23 @@ double number(double value, double fallback, const char* name) {
 void check_struct(const char* name, uint32_t struct_size, uint32_t version, size_t known_size) {
   if (version == 0 || struct_size < known_size) {
     refuse(std::string(name) + " says size " + std::to_string(struct_size) + " and version " + std::to_string(version) +
-           "; version 1 has " + std::to_string(known_size) + " bytes: start from " + name + "_default()");
+           "; version " + std::to_string(std::max(version, 1u)) + " has " + std::to_string(known_size) +
+           " bytes: start from " + name + "_default()");
   }
   if (version > GC_ABI_VERSION) {
     throw Error(Status::kUnsupportedVersion, std::string(name) + " is of version " + std::to_string(version) +
                                                  "; this library knows versions up to " +
                                                  std::to_string(GC_ABI_VERSION) + ", upgrade gaitcrafter-rt");
   }
+}
+
+gc_request checked_request(const gc_request* request) {
+  if (request == nullptr) refuse("gc_request is NULL");
+  const size_t size = request->version < 2 ? offsetof(gc_request, mode) : sizeof(gc_request);
+  check_struct("gc_request", request->struct_size, request->version, size);
+  gc_request whole = gc_request_default();
+  std::memcpy(&whole, request, size);
+  return whole;
 }
 
 EngineOptions to_options(const gc_options* options) {
@@ -107,6 +120,10 @@ GenerateRequest to_request(const gc_request& r, const ModelConfig& config) {
   out.sampler = sampler.settings;
   out.null_axes = sampler.null_axes;
   out.threshold = r.threshold;
+  if (r.mode < GC_MODE_AUTO || r.mode > GC_MODE_LATENCY) {
+    refuse("mode is " + std::to_string(r.mode) + "; allowed are 0 (auto), 1 (throughput) and 2 (latency)");
+  }
+  out.mode = static_cast<Mode>(r.mode);
   out.initial_noise = r.initial_noise;
   if (r.progress != nullptr) {
     out.keep_going = [callback = r.progress, user = r.progress_user](const Progress& p) {

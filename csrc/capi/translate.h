@@ -9,15 +9,19 @@
 
 namespace gaitcrafter {
 
-// Throws if a struct is absent, smaller than this library's version of it, or of a newer version.
+// Throws if a struct is smaller than `known_size`, what its version has, or of a newer version than this library's.
 void check_struct(const char* name, uint32_t struct_size, uint32_t version, size_t known_size);
 
+// A struct that is the same in all versions. Throws what check_struct throws, or if it is absent.
 template <typename T>
 const T& checked(const T* value, const char* name) {
   if (value == nullptr) throw Error(Status::kInvalidRequest, std::string(name) + " is NULL");
   check_struct(name, value->struct_size, value->version, sizeof(T));
   return *value;
 }
+
+// A request of any version, as this library's.
+gc_request checked_request(const gc_request* request);
 
 EngineOptions to_options(const gc_options* options);
 

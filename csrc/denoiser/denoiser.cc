@@ -10,6 +10,7 @@ namespace gaitcrafter {
 namespace {
 
 constexpr size_t kAlign = 64;
+constexpr size_t kPart = 8192;  // values that one thread combines at a time
 
 size_t aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
@@ -19,6 +20,8 @@ Denoiser::Denoiser(std::shared_ptr<const UNet> unet, const Guidance& guidance, s
     : unet_(std::move(unet)), exact_(std::move(exact)), guidance_(guidance) {
   const ModelConfig& c = unet_->config();
   clip_floats_ = size_t(c.unet.channels) * size_t(c.clip.frames) * size_t(c.clip.height) * size_t(c.clip.width);
+  placement_ = unet_->place();
+  if (exact_ != nullptr) exact_placement_ = exact_->place(aligned(placement_.bytes));
   if (guidance.scale != 1.0 && !c.conditioning.guidance_trained) {
     throw Error(Status::kInvalidRequest,
                 "guidance is " + std::to_string(guidance.scale) +
@@ -28,17 +31,18 @@ Denoiser::Denoiser(std::shared_ptr<const UNet> unet, const Guidance& guidance, s
 
 size_t Denoiser::state_floats() const { return unet_->condition_floats() * (uses_cond() && uses_null() ? 2 : 1); }
 
-size_t Denoiser::network_bytes() const {
-  return aligned(std::max(unet_->workspace_bytes(), exact_ == nullptr ? 0 : exact_->workspace_bytes()));
+// Layout: the activations, then one buffer for the null lane's output or a cond vector.
+size_t Denoiser::own_bytes() const {
+  const size_t output = uses_cond() && uses_null() ? clip_floats_ : 0;
+  const size_t extra = std::max(output, static_cast<size_t>(unet_->config().conditioning.cond_dim));
+  return aligned(placement_.bytes) + aligned(extra * sizeof(float));
 }
 
-// Layout of a workspace: the network's own, then one buffer for the null lane's output or a cond vector.
-size_t Denoiser::workspace_bytes() const {
-  const size_t extra = std::max(clip_floats_, static_cast<size_t>(unet_->config().conditioning.cond_dim));
-  return network_bytes() + aligned(extra * sizeof(float));
-}
+float* Denoiser::extra(std::byte* own) const { return reinterpret_cast<float*>(own + aligned(placement_.bytes)); }
 
-float* Denoiser::scratch(std::byte* workspace) const { return reinterpret_cast<float*>(workspace + network_bytes()); }
+size_t Denoiser::scratch_bytes() const {
+  return aligned(std::max(unet_->scratch_bytes(), exact_ == nullptr ? 0 : exact_->scratch_bytes()));
+}
 
 double Denoiser::flops() const { return unet_->flops() * (uses_cond() && uses_null() ? 2 : 1); }
 
@@ -51,8 +55,8 @@ void Denoiser::check(const ClipConditions& conditions) const {
   }
 }
 
-void Denoiser::prepare(const ClipConditions& conditions, float* state, std::byte* workspace) const {
-  float* vector = scratch(workspace);
+void Denoiser::prepare(const ClipConditions& conditions, float* state, std::byte* own) const {
+  float* vector = extra(own);
   if (uses_cond()) {
     prepare_lane(conditions, state, vector);
     state += unet_->condition_floats();
@@ -85,14 +89,21 @@ void Denoiser::prepare_lane(const ClipConditions& conditions, float* state, floa
 }
 
 void Denoiser::eval(const float* x, const TimeTables& time, int step, const float* state, float* out,
-                    std::byte* workspace, bool exact) const {
-  const UNet& network = exact && exact_ != nullptr ? *exact_ : *unet_;
-  network.forward(x, time, step, state, out, workspace);
+                    const DenoiserMemory& memory, Team& team, bool exact, DenoiserTimes* times) const {
+  const bool in_fp32 = exact && exact_ != nullptr;
+  const UNet& network = in_fp32 ? *exact_ : *unet_;
+  const ForwardMemory activations{in_fp32 ? &exact_placement_ : &placement_, memory.own, memory.shared};
+  NodeTimes* nodes = times == nullptr ? nullptr : in_fp32 ? &times->exact : &times->network;
+  network.forward(x, time, step, state, out, activations, team, nodes);
   if (!uses_cond() || !uses_null()) return;
-  float* null = scratch(workspace);
-  network.forward(x, time, step, state + network.condition_floats(), null, workspace);
+  float* null = extra(memory.own);
+  network.forward(x, time, step, state + network.condition_floats(), null, activations, team, nodes);
+  const Stopwatch watch(times == nullptr ? nullptr : &times->guidance);
   const float scale = static_cast<float>(guidance_.scale);
-  for (size_t i = 0; i < clip_floats_; ++i) out[i] = null[i] + (out[i] - null[i]) * scale;
+  team.run(static_cast<int>((clip_floats_ + kPart - 1) / kPart), [&](int begin, int end, std::byte*) {
+    const size_t last = std::min(static_cast<size_t>(end) * kPart, clip_floats_);
+    for (size_t i = static_cast<size_t>(begin) * kPart; i < last; ++i) out[i] = null[i] + (out[i] - null[i]) * scale;
+  });
 }
 
 }  // namespace gaitcrafter

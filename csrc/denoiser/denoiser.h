@@ -15,17 +15,32 @@ struct Guidance {
   std::array<bool, kAxes> null_axes = {true, true, true, true};
 };
 
-// Immutable and shared by threads; what a clip needs lies in `state` and `workspace`, which the caller owns.
+// Memory of one clip's calls, 64-byte aligned.
+struct DenoiserMemory {
+  std::byte* own = nullptr;     // own_bytes()
+  std::byte* shared = nullptr;  // shared_bytes(), for exact calls only; clips may take turns with it
+};
+
+// Times of the calls, where somebody wants them.
+struct DenoiserTimes {
+  NodeTimes network, exact;  // one entry per node of either
+  PartTime guidance;
+};
+
+// Immutable and shared by threads; what a clip needs lies in `state` and DenoiserMemory, which the caller owns.
 class Denoiser {
  public:
-  // `exact` is the same network in fp32, for the calls that ask for it; it takes the same time tables and states.
+  // `exact` is the same network in fp32, for the calls that ask for it; it takes the same time tables and states. Such
+  // calls are few and take twice the memory, so that what they need beyond own_bytes() is apart.
   // Throws kInvalidRequest if the scale is not 1 and the model was not trained for guidance.
   Denoiser(std::shared_ptr<const UNet> unet, const Guidance& guidance, std::shared_ptr<const UNet> exact = nullptr);
 
   size_t clip_floats() const { return clip_floats_; }
-  size_t state_floats() const;     // of one clip, both lanes
-  size_t workspace_bytes() const;  // one thread's scratch, to be 64-byte aligned
-  double flops() const;            // of one eval
+  size_t state_floats() const;  // of one clip, both lanes
+  size_t own_bytes() const;
+  size_t shared_bytes() const { return exact_placement_.shared_bytes(); }
+  size_t scratch_bytes() const;  // of every thread of a team
+  double flops() const;          // of one eval
   const UNet& unet() const { return *unet_; }
 
   // Throws kInvalidRequest if some but not all axes are to be null and the clip has a raw vector, which cannot be
@@ -33,23 +48,23 @@ class Denoiser {
   void check(const ClipConditions& conditions) const;
 
   // Checked conditions of one clip to `state`. Labels of a model with cond_dim become its vector here.
-  void prepare(const ClipConditions& conditions, float* state, std::byte* workspace) const;
+  void prepare(const ClipConditions& conditions, float* state, std::byte* own) const;
 
-  // out = null + (cond - null) * scale, in fp32 and in that order; one network call if scale is 0 or 1. `exact` asks
-  // for the network in fp32, where there is one.
-  void eval(const float* x, const TimeTables& time, int step, const float* state, float* out, std::byte* workspace,
-            bool exact = false) const;
+  // out = null + (cond - null) * scale, in fp32 and in that order; one network call if scale is 0 or 1. By `team`,
+  // whose leader calls. `exact` asks for the network in fp32, where there is one.
+  void eval(const float* x, const TimeTables& time, int step, const float* state, float* out,
+            const DenoiserMemory& memory, Team& team, bool exact = false, DenoiserTimes* times = nullptr) const;
 
  private:
   bool uses_cond() const { return guidance_.scale != 0.0; }
   bool uses_null() const { return guidance_.scale != 1.0; }
   void prepare_lane(const ClipConditions& conditions, float* state, float* vector) const;
-  size_t network_bytes() const;  // workspace of either network
-  float* scratch(std::byte* workspace) const;
+  float* extra(std::byte* own) const;
 
   std::shared_ptr<const UNet> unet_, exact_;
   Guidance guidance_;
   size_t clip_floats_ = 0;
+  Placement placement_, exact_placement_;
 };
 
 }  // namespace gaitcrafter

@@ -6,7 +6,10 @@
 #include <memory>
 #include <optional>
 
+#include "core/team.h"
 #include "denoiser/denoiser.h"
+#include "engine/profile.h"
+#include "engine/shared_workspace.h"
 #include "sampler/backend.h"
 #include "sampler/clip_sampler.h"
 
@@ -19,10 +22,21 @@ inline constexpr float kExactAmplification = 32.0f;
 
 class CpuBackend final : public Backend {
  public:
+  // Of one lane, besides the scratch of its team.
   static size_t lane_bytes(const Denoiser& denoiser, const SamplerTable& table);
 
-  // All three outlive the backend. Throws std::bad_alloc; nothing is allocated afterwards.
-  CpuBackend(const Denoiser& denoiser, const SamplerTable& table, const TimeTables& time);
+  // What lanes share or are lent; all outlive them.
+  struct Parts {
+    const Denoiser& denoiser;
+    const SamplerTable& table;
+    const TimeTables& time;
+    SharedWorkspace& shared;    // of denoiser.shared_bytes()
+    RunTimes* times = nullptr;  // null: nobody wants them
+  };
+
+  // `scratch` has denoiser.scratch_bytes() for the leader of `team`, which is the thread that calls the rest. Throws
+  // std::bad_alloc; nothing is allocated afterwards.
+  CpuBackend(const Parts& parts, Team& team, std::byte* scratch);
 
   // `table` must be the constructor's; one clip.
   void prepare(const SamplerTable& table, const BatchView& batch) override;
@@ -38,13 +52,13 @@ class CpuBackend final : public Backend {
     void operator()(std::byte* p) const noexcept { std::free(p); }
   };
 
-  const Denoiser& denoiser_;
-  const SamplerTable& table_;
-  const TimeTables& time_;
+  Parts parts_;
+  Team& team_;
+  std::byte* scratch_;
   std::unique_ptr<std::byte, Free> memory_;
   std::optional<ClipSampler> sampler_;
   float *state_ = nullptr, *out_ = nullptr;
-  std::byte* scratch_ = nullptr;
+  std::byte* own_ = nullptr;
   size_t not_finite_ = 0;
 };
 

@@ -3,13 +3,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <cstring>
 
 #include "cache/packed_cache.h"
 #include "core/error.h"
-#include "engine/cpu_backend.h"
+#include "engine/clip_run.h"
 #include "sampler/pack.h"
 
 namespace gaitcrafter {
@@ -64,17 +62,6 @@ class Runner {
 };
 
 }  // namespace
-
-// What the threads of one generate call share.
-struct Engine::Run {
-  const GenerateRequest& request;
-  const GenerateOutput& output;
-  const SamplerTable& table;
-  std::span<const ClipConditions> conditions;
-  std::vector<std::unique_ptr<CpuBackend>> lanes;
-  std::atomic<uint64_t> next{0}, steps_done{0}, clips_done{0};
-  std::atomic<bool> stop{false};
-};
 
 Engine::Engine(const std::string& path, const EngineOptions& options) {
   check_options(options);
@@ -141,79 +128,35 @@ void Engine::check(const GenerateRequest& request, const GenerateOutput& output)
   }
 }
 
-void Engine::work(Run& run, int worker) const {
-  CpuBackend& lane = *run.lanes[static_cast<size_t>(worker)];
-  const GenerateRequest& request = run.request;
-  try {
-    while (!run.stop.load(std::memory_order_relaxed)) {
-      const uint64_t i = run.next.fetch_add(1, std::memory_order_relaxed);
-      if (i >= request.count) return;
-      const uint64_t clip = request.clip_indices != nullptr ? request.clip_indices[i] : request.start + i;
-      lane.prepare(run.table, BatchView{1, &request.seed, &clip, &run.conditions[i]});
-      if (request.initial_noise != nullptr) {
-        std::memcpy(lane.x(), request.initial_noise + i * clip_floats_, clip_floats_ * sizeof(float));
-      }
-      for (int row = 0; row < run.table.size(); ++row) {
-        if (run.stop.load(std::memory_order_relaxed)) return;
-        lane.eval(row);
-        lane.step(row);
-        run.steps_done.fetch_add(1, std::memory_order_relaxed);
-      }
-      const size_t bad = lane.finish(request.threshold, run.output.packed.data() + i * packed_bytes());
-      if (bad > 0) {
-        throw Error(Status::kInternal, "clip " + std::to_string(clip) + ": " + std::to_string(bad) +
-                                           " values of the network were not finite; the weights or the condition "
-                                           "weights are far outside what the model was trained on");
-      }
-      if (!run.output.x0.empty()) {
-        std::memcpy(run.output.x0.data() + i * clip_floats_, lane.x(), clip_floats_ * sizeof(float));
-      }
-      run.clips_done.fetch_add(1, std::memory_order_relaxed);
-    }
-  } catch (...) {
-    run.stop.store(true, std::memory_order_relaxed);  // the other threads need not finish what is lost
-    throw;
-  }
-}
-
 void Engine::generate(const GenerateRequest& request, const GenerateOutput& output) {
   check(request, output);
   const SamplerTable table = compile_table(request.sampler, config().diffusion);
   const Denoiser denoiser(unet_, {request.sampler.guidance, request.null_axes}, exact_);
   const ConditionBatch conditions(config(), request.count, request.conditions);
   for (const ClipConditions& clip : conditions.clips()) denoiser.check(clip);
-  if (runner_.load() == std::this_thread::get_id()) {
-    refuse("generate is called from its own progress callback; one engine runs one call at a time");
-  }
+  refuse_own_callback();
   const std::lock_guard one_at_a_time(running_);
   const Runner runner(runner_);
-  const auto time = unet_->prepare_time(table.timesteps());
-
-  Run run{request, output, table, conditions.clips(), {}};
-  const int workers = static_cast<int>(std::min<uint64_t>(request.count, static_cast<uint64_t>(threads_)));
-  Pool& threads = pool();
-  try {
-    for (int i = 0; i < workers; ++i) run.lanes.push_back(std::make_unique<CpuBackend>(denoiser, table, *time));
-  } catch (const std::bad_alloc&) {
-    const size_t lane = CpuBackend::lane_bytes(denoiser, table);
-    throw Error(Status::kOutOfMemory, "generating needs " + mebibytes(lane) + " per thread and " +
-                                          mebibytes(lane * static_cast<size_t>(workers)) + " for " +
-                                          std::to_string(workers) + " threads, which is not free; use fewer threads");
+  std::shared_ptr<const TimeTables> time;
+  {
+    const Stopwatch watch(times_ ? &times_->tables : nullptr);
+    time = unet_->prepare_time(table.timesteps());
   }
 
+  ClipRun run(request, output, conditions.clips(), denoiser, table, *time, threads_, times_.get());
+  Pool& threads = pool();
   const auto report = [&] {
     if (!request.keep_going) return;
-    const Progress now{run.steps_done.load(), request.count * static_cast<uint64_t>(table.size()),
-                       run.clips_done.load(), request.count};
+    const Progress now = run.progress();
     bool go = false;
     try {
       go = request.keep_going(now);
     } catch (...) {
-      run.stop.store(true);
+      run.stop();
       throw;
     }
     if (!go) {
-      run.stop.store(true);
+      run.stop();
       throw Error(Status::kCancelled, "cancelled by the progress callback after " + std::to_string(now.steps_done) +
                                           " of " + std::to_string(now.steps_total) +
                                           " steps; no clip of this call was kept");
@@ -221,8 +164,25 @@ void Engine::generate(const GenerateRequest& request, const GenerateOutput& outp
   };
   report();
   threads.run(
-      workers, [&](int worker) { work(run, worker); }, report);
+      run.workers(), [&](int worker) { run.work(worker); }, report);
   report();
+}
+
+void Engine::refuse_own_callback() const {
+  if (runner_.load() == std::this_thread::get_id())
+    refuse("the engine is called from its own progress callback; it runs one call at a time");
+}
+
+void Engine::profile(bool on) {
+  refuse_own_callback();
+  const std::lock_guard one_at_a_time(running_);
+  times_ = on ? std::make_unique<RunTimes>(*unet_, exact_.get()) : nullptr;
+}
+
+std::vector<ProfileRow> Engine::profile_rows() const {
+  refuse_own_callback();
+  const std::lock_guard one_at_a_time(running_);
+  return times_ ? gaitcrafter::profile_rows(*times_, *unet_, exact_.get()) : std::vector<ProfileRow>();
 }
 
 void Engine::forward(uint64_t count, const float* x, const int32_t* timesteps, const ConditionRequest& request,
@@ -241,15 +201,18 @@ void Engine::forward(uint64_t count, const float* x, const int32_t* timesteps, c
   struct Free {
     void operator()(std::byte* p) const noexcept { std::free(p); }
   };
-  const size_t bytes = (denoiser.workspace_bytes() + 63) / 64 * 64;
+  const size_t scratch = (denoiser.scratch_bytes() + 63) / 64 * 64,
+               bytes = scratch + (denoiser.own_bytes() + 63) / 64 * 64;
   const std::unique_ptr<std::byte, Free> workspace(static_cast<std::byte*>(std::aligned_alloc(64, bytes)));
   if (!workspace)
     throw Error(Status::kOutOfMemory, "one network call needs " + mebibytes(bytes) + ", which is not free");
+  Team alone(workspace.get());
+  const DenoiserMemory memory{workspace.get() + scratch, nullptr};
   std::vector<float> state(denoiser.state_floats());
   for (uint64_t i = 0; i < count; ++i) {
     const auto time = unet_->prepare_time({timesteps + i, 1});
-    denoiser.prepare(conditions.clips()[i], state.data(), workspace.get());
-    denoiser.eval(x + i * clip_floats_, *time, 0, state.data(), out + i * clip_floats_, workspace.get());
+    denoiser.prepare(conditions.clips()[i], state.data(), memory.own);
+    denoiser.eval(x + i * clip_floats_, *time, 0, state.data(), out + i * clip_floats_, memory, alone);
   }
 }
 

@@ -3,19 +3,17 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <mutex>
-#include <span>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "denoiser/conditions.h"
 #include "denoiser/denoiser.h"
 #include "engine/pool.h"
+#include "engine/profile.h"
+#include "engine/request.h"
 #include "model/package.h"
-#include "sampler/table.h"
 
 namespace gaitcrafter {
 
@@ -26,26 +24,6 @@ struct EngineOptions {
   std::string device = "cpu", precision = "auto";
   std::string isa;  // empty: choose_isa()
   int threads = 0;  // 0: available_processors()
-};
-
-struct Progress {
-  uint64_t steps_done = 0, steps_total = 0, clips_done = 0, clips_total = 0;
-};
-
-struct GenerateRequest {
-  uint64_t seed = 0, start = 0, count = 1;
-  const uint64_t* clip_indices = nullptr;  // count values, or nullptr for start, start + 1, ...
-  ConditionRequest conditions;
-  SamplerSettings sampler;
-  std::array<bool, kAxes> null_axes = {true, true, true, true};
-  float threshold = 0.5f;
-  const float* initial_noise = nullptr;             // count x clip_floats, in place of stream 0
-  std::function<bool(const Progress&)> keep_going;  // on the calling thread; false cancels
-};
-
-struct GenerateOutput {
-  std::span<uint8_t> packed;  // count x packed_bytes
-  std::span<float> x0;        // count x clip_floats, or empty
 };
 
 class Engine {
@@ -67,15 +45,19 @@ class Engine {
   // Throws kInvalidRequest, kCancelled, kOutOfMemory, kInternal.
   void generate(const GenerateRequest& request, const GenerateOutput& output);
 
+  // From now on times every part of generate calls, from zero, or no longer. Waits for a call that runs.
+  void profile(bool on);
+  // What was timed; empty unless profiling is on.
+  std::vector<ProfileRow> profile_rows() const;
+
   // One network call per clip, on the calling thread.
   void forward(uint64_t count, const float* x, const int32_t* timesteps, const ConditionRequest& conditions,
                float* out) const;
 
  private:
-  struct Run;
+  void refuse_own_callback() const;
   void check(const GenerateRequest& request, const GenerateOutput& output) const;
   Pool& pool();
-  void work(Run& run, int worker) const;
 
   std::string model_sha256_;
   std::shared_ptr<const UNet> unet_, exact_;  // exact: in fp32, for an eps-model in a lower precision; else null
@@ -83,7 +65,8 @@ class Engine {
   int threads_ = 1;
   size_t clip_floats_ = 0;
   std::atomic<long> owner_ = 0;  // process that started the pool, 0 before
-  std::mutex running_;
+  mutable std::mutex running_;
+  std::unique_ptr<RunTimes> times_;        // while profiling; under running_
   std::atomic<std::thread::id> runner_{};  // whose generate call runs, so that a callback cannot wait for itself
 };
 

@@ -322,6 +322,70 @@ TEST_F(EngineTest, ReportsProgressAndCancels) {
   EXPECT_NO_THROW(generate(engine, r));
 }
 
+TEST_F(EngineTest, EveryModeMakesTheSameClips) {
+  Engine one(path_, threads(1)), three(path_, threads(3));
+  GenerateRequest r = request_of(one, 4);
+  r.sampler.eta = 1.0;
+  r.sampler.guidance = 2.0;
+  std::vector<float> want, x0;
+  generate(one, r, &want);
+  for (const Mode mode : {Mode::kAuto, Mode::kThroughput, Mode::kLatency}) {
+    r.mode = mode;
+    generate(three, r, &x0);
+    EXPECT_EQ(x0, want) << static_cast<int>(mode);
+    generate(one, r, &x0);
+    EXPECT_EQ(x0, want) << static_cast<int>(mode);
+  }
+}
+
+// An eps-model's first call runs in fp32, in memory that the lanes take turns with while the others help.
+TEST_F(EngineTest, LanesTakeTurnsWithSharedMemory) {
+  EngineOptions options = threads(1);
+  options.precision = "bf16";
+  if (!precision_supported(Precision::kBf16, choose_isa())) GTEST_SKIP() << "no bf16 on this processor";
+  Engine one(testing::fixture("tiny-paper"), options);
+  options.threads = 4;
+  Engine four(testing::fixture("tiny-paper"), options);
+  GenerateRequest r = request_of(one, 24);
+  r.sampler.steps = 2;
+  std::vector<float> want, x0;
+  generate(one, r, &want);
+  for (const Mode mode : {Mode::kAuto, Mode::kThroughput, Mode::kLatency}) {
+    r.mode = mode;
+    generate(four, r, &x0);
+    EXPECT_EQ(x0, want) << static_cast<int>(mode);
+  }
+}
+
+TEST_F(EngineTest, ReportsAndCancelsInEveryMode) {
+  Engine engine(path_, threads(3));
+  for (const Mode mode : {Mode::kAuto, Mode::kThroughput, Mode::kLatency}) {
+    GenerateRequest r = request_of(engine, 2);
+    r.mode = mode;
+    Progress last;
+    r.keep_going = [&](const Progress& p) {
+      last = p;
+      return true;
+    };
+    generate(engine, r);
+    EXPECT_EQ(last.steps_done, 6u);
+    EXPECT_EQ(last.clips_done, 2u);
+    r = request_of(engine, 20000);
+    r.mode = mode;
+    r.keep_going = [&](const Progress& p) { return p.steps_done == 0; };
+    EXPECT_ERROR(generate(engine, r), kCancelled, "cancelled by the progress callback");
+    // What one thread throws reaches the caller, however many helped.
+    const uint64_t offsets[] = {0, 1};
+    const int32_t label = 0;
+    const float weight = 3e38f;
+    r = request_of(engine, 1);
+    r.mode = mode;
+    r.conditions.axes[1] = {offsets, &label, &weight};
+    EXPECT_ERROR(generate(engine, r), kInternal, "not finite");
+    EXPECT_NO_THROW(generate(engine, request_of(engine, 2)));
+  }
+}
+
 TEST_F(EngineTest, RefusesToRunInsideItsOwnCallback) {
   Engine engine(path_, threads(1));
   GenerateRequest r = request_of(engine, 1);

@@ -103,25 +103,26 @@ GC_INLINE void fill_tile(uint64_t seed, uint64_t clip, uint32_t stream, uint32_t
   }
 }
 
-GC_INLINE void fill_tiles(uint64_t seed, uint64_t clip, uint32_t stream, float* out, size_t n) {
+GC_INLINE void fill_tiles(uint64_t seed, uint64_t clip, uint32_t stream, uint64_t first, float* out, size_t n) {
   size_t done = 0;
   for (; done + kNormals <= n; done += kNormals) {
-    fill_tile(seed, clip, stream, static_cast<uint32_t>(done / 4), out + done);
+    fill_tile(seed, clip, stream, static_cast<uint32_t>((first + done) / 4), out + done);
   }
   if (done < n) {
     alignas(64) float last[kNormals];
-    fill_tile(seed, clip, stream, static_cast<uint32_t>(done / 4), last);
+    fill_tile(seed, clip, stream, static_cast<uint32_t>((first + done) / 4), last);
     std::memcpy(out + done, last, (n - done) * sizeof(float));
   }
 }
 
-void fill_portable(uint64_t seed, uint64_t clip, uint32_t stream, float* out, size_t n) {
-  fill_tiles(seed, clip, stream, out, n);
+void fill_portable(uint64_t seed, uint64_t clip, uint32_t stream, uint64_t first, float* out, size_t n) {
+  fill_tiles(seed, clip, stream, first, out, n);
 }
 
 #if defined(__x86_64__)
-[[gnu::target("avx2")]] void fill_avx2(uint64_t seed, uint64_t clip, uint32_t stream, float* out, size_t n) {
-  fill_tiles(seed, clip, stream, out, n);
+[[gnu::target("avx2")]] void fill_avx2(uint64_t seed, uint64_t clip, uint32_t stream, uint64_t first, float* out,
+                                       size_t n) {
+  fill_tiles(seed, clip, stream, first, out, n);
 }
 
 #if defined(__clang__)
@@ -129,25 +130,34 @@ void fill_portable(uint64_t seed, uint64_t clip, uint32_t stream, float* out, si
 #else
 #define GC_AVX512 "avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"
 #endif
-[[gnu::target(GC_AVX512)]] void fill_avx512(uint64_t seed, uint64_t clip, uint32_t stream, float* out, size_t n) {
-  fill_tiles(seed, clip, stream, out, n);
+[[gnu::target(GC_AVX512)]] void fill_avx512(uint64_t seed, uint64_t clip, uint32_t stream, uint64_t first, float* out,
+                                            size_t n) {
+  fill_tiles(seed, clip, stream, first, out, n);
 }
 #endif
+
+void fill_on(Isa isa, uint64_t seed, uint64_t clip, uint32_t stream, uint64_t first, float* out, size_t n) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx512) return fill_avx512(seed, clip, stream, first, out, n);
+  if (isa == Isa::kAvx2) return fill_avx2(seed, clip, stream, first, out, n);
+#endif
+  static_cast<void>(isa);
+  fill_portable(seed, clip, stream, first, out, n);
+}
 
 }  // namespace
 
 void fill_normal(Isa isa, uint64_t seed, uint64_t clip, uint32_t stream, float* out, size_t n) {
-#if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return fill_avx512(seed, clip, stream, out, n);
-  if (isa == Isa::kAvx2) return fill_avx2(seed, clip, stream, out, n);
-#endif
-  static_cast<void>(isa);
-  fill_portable(seed, clip, stream, out, n);
+  fill_on(isa, seed, clip, stream, 0, out, n);
+}
+
+void fill_normal_from(uint64_t seed, uint64_t clip, uint32_t stream, uint64_t first, float* out, size_t n) {
+  static const Isa isa = choose_isa();
+  fill_on(isa, seed, clip, stream, first, out, n);
 }
 
 void fill_normal(uint64_t seed, uint64_t clip, uint32_t stream, float* out, size_t n) {
-  static const Isa isa = choose_isa();
-  fill_normal(isa, seed, clip, stream, out, n);
+  fill_normal_from(seed, clip, stream, 0, out, n);
 }
 
 }  // namespace gaitcrafter

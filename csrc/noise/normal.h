@@ -16,6 +16,9 @@ inline constexpr uint32_t kInitialNoiseStream = 0;
 // first call only.
 void fill_normal(uint64_t seed, uint64_t clip, uint32_t stream, float* out, size_t n);
 
+// Elements first..first+n-1; first is a multiple of 4.
+void fill_normal_from(uint64_t seed, uint64_t clip, uint32_t stream, uint64_t first, float* out, size_t n);
+
 // The same on a given tier, which must be supported here. The bits do not depend on it.
 void fill_normal(Isa isa, uint64_t seed, uint64_t clip, uint32_t stream, float* out, size_t n);
 

@@ -50,19 +50,18 @@ Moments group_moments(const GroupNormAffine& a, int group, int frame_begin, int 
 
 }  // namespace
 
-void group_norm_affine(const GroupNormAffine& a, float* scale, float* shift) {
+void group_norm_affine(const GroupNormAffine& a, TileRange sets, float* scale, float* shift) {
   const bool per_frame = a.scope == NormScope::kFrame;
-  const int sets = per_frame ? a.grid.frames : 1, width = a.channels / a.groups;
-  for (int set = 0; set < sets; ++set) {
-    for (int group = 0; group < a.groups; ++group) {
-      const Moments m = group_moments(a, group, per_frame ? set : 0, per_frame ? set + 1 : a.grid.frames);
-      const double rstd = 1.0 / std::sqrt(m.squares / m.count + kEps);
-      for (int c = group * width; c < (group + 1) * width; ++c) {
-        const double gain = rstd * a.weight[c], film = film_scale(a.film, c);
-        const ptrdiff_t at = static_cast<ptrdiff_t>(set) * a.channels + c;
-        scale[at] = static_cast<float>(gain * film);
-        shift[at] = static_cast<float>((a.bias[c] - m.mean * gain) * film + film_shift(a.film, a.channels, c));
-      }
+  const int width = a.channels / a.groups;
+  for (int set = sets.begin; set < sets.end; ++set) {
+    const int frame = set / a.groups, group = set % a.groups;  // frame 0 for the clip
+    const Moments m = group_moments(a, group, frame, per_frame ? frame + 1 : a.grid.frames);
+    const double rstd = 1.0 / std::sqrt(m.squares / m.count + kEps);
+    for (int c = group * width; c < (group + 1) * width; ++c) {
+      const double gain = rstd * a.weight[c], film = film_scale(a.film, c);
+      const ptrdiff_t at = static_cast<ptrdiff_t>(frame) * a.channels + c;
+      scale[at] = static_cast<float>(gain * film);
+      shift[at] = static_cast<float>((a.bias[c] - m.mean * gain) * film + film_shift(a.film, a.channels, c));
     }
   }
 }

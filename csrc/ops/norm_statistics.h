@@ -29,8 +29,12 @@ struct GroupNormAffine {
 };
 
 // Writes scale and shift, [C] each (kClip) or [frames][C] each (kFrame):
-// norm(x) * (film scale + 1) + film shift = x * scale + shift, with eps 1e-5 and the biased variance.
-void group_norm_affine(const GroupNormAffine& args, float* scale, float* shift);
+// norm(x) * (film scale + 1) + film shift = x * scale + shift, with eps 1e-5 and the biased variance. `sets` takes some
+// of group_norm_sets(): a group of the clip's, or, frame after frame, of a frame's.
+void group_norm_affine(const GroupNormAffine& args, TileRange sets, float* scale, float* shift);
+inline int group_norm_sets(const GroupNormAffine& args) {
+  return args.groups * (args.scope == NormScope::kFrame ? args.grid.frames : 1);
+}
 
 // The RMS norm's: gamma * sqrt(C) * (film scale + 1) and the film shift, [C] each.
 void rms_norm_affine(const float* gamma, int channels, Film film, float* scale, float* shift);

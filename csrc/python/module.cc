@@ -1,10 +1,12 @@
 // gaitcrafter_rt._native: the C interface as Python sees it. No logic of its own; gaitcrafter_rt/engine.py is the API.
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "convert.h"
 #include "gaitcrafter/reader.h"
@@ -117,8 +119,8 @@ class NativeEngine {
 
   void generate(uint64_t count, uint64_t seed, uint64_t start, const py::object& clip_indices, const py::dict& axes,
                 const py::object& cond, const py::object& cond_given, const py::object& sampler, float threshold,
-                const py::object& initial_noise, py::array_t<uint8_t> packed, std::optional<py::array_t<float>> x0,
-                py::object progress) const {
+                int32_t mode, const py::object& initial_noise, py::array_t<uint8_t> packed,
+                std::optional<py::array_t<float>> x0, py::object progress) const {
     const auto engine = open();
     check_count(count);
     const gc_sampler s = to_sampler(sampler);
@@ -131,6 +133,7 @@ class NativeEngine {
     request.conditions = &conditions.view;
     request.sampler = &s;
     request.threshold = threshold;
+    request.mode = mode;
     request.progress = &Watcher::call;
     request.progress_user = &watcher;
     Array<uint64_t> indices;
@@ -195,6 +198,45 @@ class NativeEngine {
     py::array_t<gc_sampler_row> rows(static_cast<py::ssize_t>(count));
     check(gc_sampler_table(engine.get(), &s, rows.mutable_data(), count, &count));
     return rows;
+  }
+
+  void profile(bool on) const {
+    const auto engine = open();
+    gc_status status;
+    {
+      const py::gil_scoped_release nogil;
+      status = gc_profile(engine.get(), on ? 1 : 0);
+    }
+    check(status);
+  }
+
+  py::list profile_rows() const {
+    const auto engine = open();
+    std::vector<gc_profile_row> rows;
+    gc_status status;
+    {
+      const py::gil_scoped_release nogil;  // a call that runs, and wants the GIL now and again, is waited for
+      size_t count = 0;
+      status = gc_profile_rows(engine.get(), nullptr, 0, &count);
+      rows.resize(count);
+      if (status == GC_OK) status = gc_profile_rows(engine.get(), rows.data(), rows.size(), &count);
+      rows.resize(std::min(rows.size(), count));
+    }
+    check(status);
+    py::list all;
+    for (const gc_profile_row& r : rows) {
+      py::dict d;
+      d["stage"] = r.stage;
+      d["op"] = r.op;
+      d["arithmetic"] = r.arithmetic;
+      d["height"] = r.height;
+      d["width"] = r.width;
+      d["calls"] = r.calls;
+      d["seconds"] = r.seconds;
+      d["operations"] = r.operations;
+      all.append(d);
+    }
+    return all;
   }
 
   py::dict resolve_sampler(const py::object& sampler) const {
@@ -290,10 +332,12 @@ PYBIND11_MODULE(_native, m) {
       .def("generate", &NativeEngine::generate, py::kw_only(), py::arg("count"), py::arg("seed") = 0,
            py::arg("start") = 0, py::arg("clip_indices") = py::none(), py::arg("axes") = py::dict(),
            py::arg("cond") = py::none(), py::arg("cond_given") = py::none(), py::arg("sampler") = py::none(),
-           py::arg("threshold") = 0.5f, py::arg("initial_noise") = py::none(), py::arg("packed").noconvert(),
-           py::arg("x0").noconvert() = py::none(), py::arg("progress") = py::none())
+           py::arg("threshold") = 0.5f, py::arg("mode") = 0, py::arg("initial_noise") = py::none(),
+           py::arg("packed").noconvert(), py::arg("x0").noconvert() = py::none(), py::arg("progress") = py::none())
       .def("forward", &NativeEngine::forward, py::arg("x"), py::arg("t"), py::arg("axes") = py::dict(),
            py::arg("cond") = py::none(), py::arg("cond_given") = py::none())
+      .def("profile", &NativeEngine::profile, py::arg("on"))
+      .def("profile_rows", &NativeEngine::profile_rows)
       .def("resolve_sampler", &NativeEngine::resolve_sampler, py::arg("sampler") = py::none())
       .def("sampler_table", &NativeEngine::sampler_table, py::arg("sampler") = py::none());
   m.def("noise_fill", &noise_fill, py::arg("seed"), py::arg("clip"), py::arg("stream"), py::arg("n"));

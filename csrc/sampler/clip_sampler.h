@@ -16,8 +16,10 @@ class ClipSampler {
   // `workspace` is 64-byte aligned. It and the table outlive this object. Allocates nothing.
   ClipSampler(const SamplerTable& table, size_t n, std::byte* workspace);
 
-  // Draws x_T of a clip; a later start begins another clip in the same memory.
+  // Draws x_T of a clip; a later start begins another clip in the same memory. The second draws with a team, whose
+  // leader calls.
   void start(uint64_t seed, uint64_t clip);
+  void start(uint64_t seed, uint64_t clip, Team& team);
 
   // What the denoiser reads next (x_T, later x_(t-1)); after the last row x_0.
   const float* x() const { return buffers_.x; }
@@ -25,6 +27,7 @@ class ClipSampler {
 
   // Draws the row's noise if it has any and steps. Returns the count of non-finite values of `out`.
   size_t step(int row, const float* out);
+  size_t step(int row, const float* out, Team& team);
 
  private:
   const SamplerTable& table_;

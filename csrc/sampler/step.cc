@@ -1,6 +1,7 @@
 #include "sampler/step.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -9,7 +10,8 @@
 namespace gaitcrafter {
 namespace {
 
-constexpr size_t kTile = 512;  // elements whose running sum stays in the first cache
+constexpr size_t kTile = 512;         // elements whose running sum stays in the first cache
+constexpr size_t kPart = 16 * kTile;  // elements that one thread takes at a time
 
 // x0 = clamp(x0_raw, -bound, bound) / divisor.
 struct Threshold {
@@ -54,16 +56,18 @@ float dynamic_limit(float* magnitudes, size_t n, double percentile) {
   return quantile < 1.0f ? 1.0f : quantile;
 }
 
-size_t sampler_step(const SamplerTable& table, int index, StepBuffers& b, size_t n) {
-  const SamplerRow& row = table.rows[static_cast<size_t>(index)];
-  const Threshold limit = threshold_of(table, row, b, n);
+namespace {
+
+// Elements [begin, end) of a step. Returns how many values of `out` were not finite.
+size_t step_elements(const SamplerTable& table, const SamplerRow& row, const Threshold& limit, const StepBuffers& b,
+                     size_t begin, size_t end) {
   // This row's x0 takes the place of the oldest one, element by element after that one was read.
   float* const oldest = table.history > 0 ? b.history[table.history - 1] : nullptr;
 
   alignas(64) float raw[kTile], x0[kTile], sum[kTile];
   size_t non_finite = 0;
-  for (size_t at = 0; at < n; at += kTile) {
-    const size_t count = std::min(kTile, n - at);
+  for (size_t at = begin; at < end; at += kTile) {
+    const size_t count = std::min(kTile, end - at);
     float* const x = b.x + at;
     const float* const out = b.out + at;
     non_finite += count_non_finite(out, count);
@@ -80,8 +84,28 @@ size_t sampler_step(const SamplerTable& table, int index, StepBuffers& b, size_t
     if (oldest != nullptr) std::memcpy(oldest + at, x0, count * sizeof(float));
     std::memcpy(x, sum, count * sizeof(float));
   }
+  return non_finite;
+}
+
+}  // namespace
+
+size_t sampler_step(const SamplerTable& table, int index, StepBuffers& b, size_t n) {
+  const SamplerRow& row = table.rows[static_cast<size_t>(index)];
+  const size_t non_finite = step_elements(table, row, threshold_of(table, row, b, n), b, 0, n);
   if (table.history == 2) std::swap(b.history[0], b.history[1]);
   return non_finite;
+}
+
+size_t sampler_step(const SamplerTable& table, int index, StepBuffers& b, size_t n, Team& team) {
+  const SamplerRow& row = table.rows[static_cast<size_t>(index)];
+  const Threshold limit = threshold_of(table, row, b, n);
+  std::atomic<size_t> non_finite{0};
+  team.run(static_cast<int>((n + kPart - 1) / kPart), [&](int begin, int end, std::byte*) {
+    const size_t first = static_cast<size_t>(begin) * kPart, last = std::min(static_cast<size_t>(end) * kPart, n);
+    non_finite.fetch_add(step_elements(table, row, limit, b, first, last), std::memory_order_relaxed);
+  });
+  if (table.history == 2) std::swap(b.history[0], b.history[1]);
+  return non_finite.load();
 }
 
 }  // namespace gaitcrafter

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 
+#include "core/team.h"
 #include "sampler/table.h"
 
 namespace gaitcrafter {
@@ -20,6 +21,9 @@ struct StepBuffers {
 // Runs rows[row] in place and leaves this row's x0 in history[0] (the pointers rotate). Returns how many values of
 // `out` were not finite; they are carried on as IEEE arithmetic has them. Allocates nothing.
 size_t sampler_step(const SamplerTable& table, int row, StepBuffers& buffers, size_t n);
+
+// The same bits by a team, whose leader calls. The quantile of dynamic thresholding is found by the leader alone.
+size_t sampler_step(const SamplerTable& table, int row, StepBuffers& buffers, size_t n, Team& team);
 
 // The factor s of dynamic thresholding: the `percentile` quantile of |x0| (linear interpolation, as torch.quantile), at
 // least 1. Destroys `magnitudes` (n floats, n >= 1).

@@ -44,6 +44,7 @@ void PlanBuilder::add(const Node& node, std::initializer_list<int> buffers, doub
                       size_t scratch_bytes) {
   touch(buffers);
   plan_.nodes.push_back(node);
+  plan_.operations.push_back(2 * multiply_adds);
   plan_.flops += 2 * multiply_adds;
   plan_.scratch_bytes = std::max(plan_.scratch_bytes, scratch_bytes);
 }

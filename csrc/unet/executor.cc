@@ -10,36 +10,56 @@ namespace {
 
 // Pixels that a pointwise node takes through all its steps before the next.
 constexpr ptrdiff_t kPixelBlock = 256;
+// Statistics that are joined alone: more are worth waking other threads for.
+constexpr int kJoinedAlone = 1024;
 
+int pixel_blocks(const Tensor& t) { return static_cast<int>((t.pixels() + kPixelBlock - 1) / kPixelBlock); }
+
+PixelRange pixels_of(const Tensor& t, int begin, int end) {
+  return {begin * kPixelBlock, std::min(end * kPixelBlock, t.pixels())};
+}
+
+// Every node is a region of the team: its tiles, frames, sites or pixel blocks are independent.
 class Runner {
  public:
-  Runner(const Plan& plan, const OpTable& ops, const OpTable& fp32, const ForwardInputs& inputs, std::byte* workspace)
-      : plan_(plan),
-        ops_(ops),
-        fp32_(fp32),
-        inputs_(inputs),
-        workspace_(workspace),
-        scratch_(workspace + plan.placement.bytes) {}
+  Runner(const Plan& plan, const OpTable& ops, const OpTable& fp32, const ForwardInputs& inputs,
+         const ForwardMemory& memory, Team& team)
+      : plan_(plan), ops_(ops), fp32_(fp32), inputs_(inputs), memory_(memory), team_(team) {}
 
   void operator()(const UnshuffleNode& n) const {
-    pixel_unshuffle(inputs_.clip, inputs_.input_map, n.patch, tensor(n.out));
+    const Tensor out = tensor(n.out);
+    team_.run(out.frames, [&](int begin, int end, std::byte*) {
+      pixel_unshuffle(inputs_.clip, inputs_.input_map, n.patch, out, {begin, end});
+    });
   }
 
-  void operator()(const ShuffleNode& n) const { pixel_shuffle(tensor(n.in), n.patch, inputs_.out); }
+  void operator()(const ShuffleNode& n) const {
+    const Tensor in = tensor(n.in);
+    team_.run(in.frames, [&](int begin, int end, std::byte*) {
+      pixel_shuffle(in, n.patch, inputs_.out, {begin, end});
+    });
+  }
 
-  void operator()(const PositionalNode& n) const { positional_embedding(n.spatial, n.frame, tensor(n.value)); }
+  void operator()(const PositionalNode& n) const {
+    const Tensor value = tensor(n.value);
+    team_.run(value.frames, [&](int begin, int end, std::byte*) {
+      positional_embedding(n.spatial, n.frame, value, {begin, end});
+    });
+  }
 
   void operator()(const ConvNode& n) const {
     Conv2d args{tensor(n.in), tensor(n.out), n.grid, n.weight, n.bias, n.quantised ? &*n.quantised : nullptr};
     if (n.pending) args.in.pending = affine(*n.pending);
     if (n.statistics >= 0) args.out.statistics = buffer(n.statistics);
-    ops_.conv2d(args, {0, n.grid.tiles}, scratch_);
+    team_.run(n.grid.tiles, [&](int begin, int end, std::byte* scratch) { ops_.conv2d(args, {begin, end}, scratch); });
   }
 
   void operator()(const UpsampleNode& n) const {
     ConvTranspose2d args{tensor(n.in), tensor(n.out), n.grid, {}, n.bias};
     for (int phase = 0; phase < 4; ++phase) args.phase[phase] = n.phase[phase];
-    ops_.conv_transpose2d(args, {0, n.grid.tiles}, scratch_);
+    team_.run(n.grid.tiles, [&](int begin, int end, std::byte* scratch) {
+      ops_.conv_transpose2d(args, {begin, end}, scratch);
+    });
   }
 
   void operator()(const AffineNode& n) const {
@@ -51,8 +71,13 @@ class Runner {
       rms_norm_affine(n.weight, n.slot.channels, film, scale, shift);
       return;
     }
-    group_norm_affine({buffer(n.statistics), n.grid, n.slot.channels, n.groups, n.scope, n.weight, n.bias, film}, scale,
-                      shift);
+    const GroupNormAffine args{
+        buffer(n.statistics), n.grid, n.slot.channels, n.groups, n.scope, n.weight, n.bias, film};
+    const auto join = [&](int begin, int end, std::byte*) { group_norm_affine(args, {begin, end}, scale, shift); };
+    if (n.grid.statistics_slots() * n.slot.channels <= kJoinedAlone)
+      join(0, group_norm_sets(args), nullptr);
+    else
+      team_.run(group_norm_sets(args), join);
   }
 
   void operator()(const NormNode& n) const {
@@ -61,19 +86,23 @@ class Runner {
     const Tensor out = tensor(n.out), residual = n.residual ? tensor(*n.residual) : Tensor{};
     const bool shortcut = n.shortcut.k > 0;
     const Tensor* added = !n.residual ? nullptr : shortcut ? &out : &residual;
-    for (ptrdiff_t pixel = 0; pixel < in.pixels(); pixel += kPixelBlock) {
-      const PixelRange range{pixel, std::min(pixel + kPixelBlock, in.pixels())};
-      if (shortcut) ops_.linear({residual, out, n.shortcut, n.shortcut_bias, nullptr}, range);
-      if (n.norm == Norm::kRmsNorm)
-        ops_.rms_norm_silu({in, out, added}, range);
-      else
-        ops_.norm_silu({in, out, added}, range);
-    }
+    team_.run(pixel_blocks(in), [&](int begin, int end, std::byte*) {
+      for (int block = begin; block < end; ++block) {
+        const PixelRange range = pixels_of(in, block, block + 1);
+        if (shortcut) ops_.linear({residual, out, n.shortcut, n.shortcut_bias, nullptr}, range);
+        if (n.norm == Norm::kRmsNorm)
+          ops_.rms_norm_silu({in, out, added}, range);
+        else
+          ops_.norm_silu({in, out, added}, range);
+      }
+    });
   }
 
   void operator()(const SpatialLinearAttentionNode& n) const {
-    ops_.spatial_linear_attention({tensor(n.in), tensor(n.out), n.heads, n.dim, n.q, n.kv, n.to_out, n.bias},
-                                  {0, n.in.frames}, scratch_);
+    const SpatialLinearAttention args{tensor(n.in), tensor(n.out), n.heads, n.dim, n.q, n.kv, n.to_out, n.bias};
+    team_.run(n.in.frames, [&](int begin, int end, std::byte* scratch) {
+      ops_.spatial_linear_attention(args, {begin, end}, scratch);
+    });
   }
 
   void operator()(const TemporalAttentionNode& n) const {
@@ -93,25 +122,38 @@ class Runner {
     }
     const int sites = n.in.height * n.in.width;
     const int tile = temporal_attention_sites(ops_.element, n.in.channels, n.heads, n.dim, n.in.frames, sites);
-    ops_.temporal_attention(args, {0, ceil_div(sites, tile)}, scratch_);
+    team_.run(ceil_div(sites, tile), [&](int begin, int end, std::byte* scratch) {
+      ops_.temporal_attention(args, {begin, end}, scratch);
+    });
   }
 
   void operator()(const SpatialAttentionNode& n) const {
-    ops_.spatial_attention({tensor(n.in), tensor(n.out), {n.heads, n.dim, n.qkv, n.to_out}}, {0, n.in.frames},
-                           scratch_);
+    const SpatialAttention args{tensor(n.in), tensor(n.out), {n.heads, n.dim, n.qkv, n.to_out}};
+    team_.run(n.in.frames, [&](int begin, int end, std::byte* scratch) {
+      ops_.spatial_attention(args, {begin, end}, scratch);
+    });
   }
 
   void operator()(const TemporalConvNode& n) const {
     const int sites = n.in.height * n.in.width, tile = temporal_conv_sites(n.in.channels, n.in.frames, sites);
-    ops_.temporal_conv({tensor(n.in), tensor(n.out), n.weight, n.bias}, {0, ceil_div(sites, tile)}, scratch_);
+    const TemporalConv args{tensor(n.in), tensor(n.out), n.weight, n.bias};
+    team_.run(ceil_div(sites, tile), [&](int begin, int end, std::byte* scratch) {
+      ops_.temporal_conv(args, {begin, end}, scratch);
+    });
   }
 
   void operator()(const LinearNode& n) const {
-    (n.fp32 ? fp32_ : ops_).linear({tensor(n.in), tensor(n.out), n.weight, n.bias, nullptr}, {0, n.in.pixels()});
+    const OpTable& ops = n.fp32 ? fp32_ : ops_;
+    const Linear args{tensor(n.in), tensor(n.out), n.weight, n.bias, nullptr};
+    team_.run(pixel_blocks(args.in),
+              [&](int begin, int end, std::byte*) { ops.linear(args, pixels_of(args.in, begin, end)); });
   }
 
  private:
-  std::byte* memory(int index) const { return workspace_ + plan_.placement.offsets[static_cast<size_t>(index)]; }
+  std::byte* memory(int index) const {
+    const size_t offset = memory_.placement->offsets[static_cast<size_t>(index)], own = memory_.placement->own;
+    return offset < own ? memory_.own + offset : memory_.shared + (offset - own);
+  }
   float* buffer(int index) const { return reinterpret_cast<float*>(memory(index)); }
 
   Tensor tensor(const Value& v) const {
@@ -134,16 +176,23 @@ class Runner {
   const Plan& plan_;
   const OpTable &ops_, &fp32_;
   const ForwardInputs& inputs_;
-  std::byte* workspace_;
-  std::byte* scratch_;
+  const ForwardMemory& memory_;
+  Team& team_;
 };
 
 }  // namespace
 
 void run_plan(const Plan& plan, const OpTable& ops, const OpTable& fp32, const ForwardInputs& inputs,
-              std::byte* workspace) {
-  const Runner runner(plan, ops, fp32, inputs, workspace);
-  for (const Node& node : plan.nodes) std::visit(runner, node);
+              const ForwardMemory& memory, Team& team, NodeTimes* times) {
+  const Runner runner(plan, ops, fp32, inputs, memory, team);
+  if (times == nullptr) {
+    for (const Node& node : plan.nodes) std::visit(runner, node);
+    return;
+  }
+  for (size_t i = 0; i < plan.nodes.size(); ++i) {
+    const Stopwatch watch(&(*times)[i]);
+    std::visit(runner, plan.nodes[i]);
+  }
 }
 
 }  // namespace gaitcrafter

@@ -3,7 +3,10 @@
 
 #include <cstddef>
 
+#include "core/stopwatch.h"
+#include "core/team.h"
 #include "unet/plan.h"
+#include "unet/unet.h"
 
 namespace gaitcrafter {
 
@@ -15,8 +18,9 @@ struct ForwardInputs {
   float* out = nullptr;  // like clip
 };
 
-// `ops` and `fp32` as for build_plan. `workspace` has plan.workspace_bytes() bytes, 64-byte aligned. Allocates nothing.
+// `ops` and `fp32` as for build_plan. On the leader of `team`; every member's scratch has plan.scratch_bytes, 64-byte
+// aligned. Allocates nothing.
 void run_plan(const Plan& plan, const OpTable& ops, const OpTable& fp32, const ForwardInputs& inputs,
-              std::byte* workspace);
+              const ForwardMemory& memory, Team& team, NodeTimes* times);
 
 }  // namespace gaitcrafter

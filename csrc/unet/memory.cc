@@ -12,8 +12,9 @@ bool overlap(const Lifetime& a, const Lifetime& b) { return a.first <= b.last &&
 
 }  // namespace
 
-Placement place_buffers(std::span<const Lifetime> buffers) {
+Placement place_buffers(std::span<const Lifetime> buffers, size_t own) {
   Placement result;
+  result.own = own;
   result.offsets.assign(buffers.size(), 0);
   std::vector<size_t> order(buffers.size());
   std::iota(order.begin(), order.end(), size_t{0});
@@ -21,14 +22,16 @@ Placement place_buffers(std::span<const Lifetime> buffers) {
 
   std::vector<size_t> placed;  // by offset
   for (const size_t i : order) {
-    size_t offset = 0;
+    const size_t bytes = buffers[i].bytes;
+    const auto inside = [&](size_t at) { return at < own && own - at < bytes ? own : at; };
+    size_t offset = inside(0);
     for (const size_t j : placed) {
       if (!overlap(buffers[i], buffers[j])) continue;
-      if (offset + buffers[i].bytes <= result.offsets[j]) break;
-      offset = std::max(offset, aligned(result.offsets[j] + buffers[j].bytes));
+      if (offset + bytes <= result.offsets[j]) break;
+      offset = inside(std::max(offset, aligned(result.offsets[j] + buffers[j].bytes)));
     }
     result.offsets[i] = offset;
-    result.bytes = std::max(result.bytes, aligned(offset + buffers[i].bytes));
+    result.bytes = std::max(result.bytes, aligned(offset + bytes));
     const auto after = [&](size_t at, size_t j) { return at < result.offsets[j]; };
     placed.insert(std::upper_bound(placed.begin(), placed.end(), offset, after), i);
   }

@@ -50,6 +50,34 @@ TEST(Memory, SmallOnesFillTheHoles) {
   EXPECT_EQ(p.bytes, 8192u);
 }
 
+TEST(Memory, NoBufferLiesAcrossTheEndOfTheFirstWorkspace) {
+  std::mt19937 random(2);
+  for (int round = 0; round < 50; ++round) {
+    std::vector<Lifetime> buffers(40);
+    for (Lifetime& b : buffers) {
+      b.bytes = random() % 5000;
+      b.first = static_cast<int>(random() % 60);
+      b.last = b.first + static_cast<int>(random() % 20);
+    }
+    const size_t own = random() % 200 * kMemoryAlignment;
+    const Placement p = place_buffers(buffers, own);
+    expect_valid(buffers, p);
+    EXPECT_EQ(p.own_bytes() + p.shared_bytes(), p.bytes);
+    EXPECT_LE(p.own_bytes(), own);
+    for (size_t i = 0; i < buffers.size(); ++i)
+      EXPECT_TRUE(p.offsets[i] >= own || p.offsets[i] + buffers[i].bytes <= own) << "buffer " << i;
+  }
+}
+
+TEST(Memory, ASecondWorkspaceTakesWhatTheFirstDoesNotHold) {
+  const std::vector<Lifetime> buffers = {{4096, 0, 9}, {4096, 0, 9}, {2048, 0, 9}};
+  const Placement p = place_buffers(buffers, 6144);  // one large and the small one fit, two large do not
+  expect_valid(buffers, p);
+  EXPECT_EQ(p.own_bytes(), 6144u);
+  EXPECT_EQ(p.shared_bytes(), 4096u);
+  EXPECT_EQ(place_buffers(buffers).shared_bytes(), 0u);
+}
+
 TEST(Memory, NothingIsNothing) { EXPECT_EQ(place_buffers({}).bytes, 0u); }
 
 }  // namespace

@@ -145,13 +145,12 @@ struct Plan {
   std::vector<Node> nodes;
   std::vector<Lifetime> buffers;
   Placement placement;
-  size_t scratch_bytes = 0;  // after the buffers
+  size_t scratch_bytes = 0;        // of one thread
+  std::vector<double> operations;  // of every node: 2 x multiply-adds
   std::vector<FilmBlock> film_blocks;
   size_t film_floats = 0;
   std::vector<KeptTensor> kept;
   double flops = 0;
-
-  size_t workspace_bytes() const { return placement.bytes + scratch_bytes; }
 };
 
 // A plan for `precision` and its table `ops`; `fp32` is the table of the same instruction set that serves the layers

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "unet/conditions.h"
 #include "unet/executor.h"
+#include "unet/node_info.h"
 #include "unet/packed_plan.h"
 
 namespace gaitcrafter {
@@ -65,17 +66,21 @@ class NativeUNet final : public UNet {
     write_conditions(*package_, plan_, conditions, state);
   }
 
-  size_t workspace_bytes() const override { return plan_.workspace_bytes(); }
+  size_t scratch_bytes() const override { return plan_.scratch_bytes; }
+
+  Placement place(size_t own) const override { return place_buffers(plan_.buffers, own); }
+
+  std::vector<NodeInfo> nodes() const override { return node_infos(plan_, ops_); }
 
   void forward(const float* x, const TimeTables& time, int step, const float* condition_state, float* out,
-               std::byte* workspace) const override {
+               const ForwardMemory& memory, Team& team, NodeTimes* times) const override {
     ForwardInputs inputs;
     inputs.clip = x;
     inputs.input_map = map_floats_ > 0 ? condition_state : nullptr;
     inputs.film_time = static_cast<const FilmTimeTables&>(time).step(step);
     inputs.film_condition = condition_state + map_floats_;
     inputs.out = out;
-    run_plan(plan_, ops_, fp32_, inputs, workspace);
+    run_plan(plan_, ops_, fp32_, inputs, memory, team, times);
   }
 
   double flops() const override { return plan_.flops; }

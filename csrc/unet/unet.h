@@ -6,10 +6,15 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string_view>
+#include <vector>
 
 #include "core/isa.h"
 #include "core/precision.h"
+#include "core/stopwatch.h"
+#include "core/team.h"
 #include "model/package.h"
+#include "unet/memory.h"
 
 namespace gaitcrafter {
 
@@ -39,6 +44,25 @@ enum class WeightsFrom { kMemory, kWritten, kCache };
 
 class WeightsSource;
 
+// Where the activations of a call lie: a placement that place() gave, and memory for its own_bytes() and
+// shared_bytes(), 64-byte aligned.
+struct ForwardMemory {
+  const Placement* placement = nullptr;
+  std::byte* own = nullptr;
+  std::byte* shared = nullptr;
+};
+
+// What profiles say of a node: the op, the arithmetic of its products ("fp32", "bf16", "int8"; "" for none), the larger
+// of its two resolutions, its output channels, and the operations of one call, 2 x multiply-adds, counted as if every
+// convolution were direct.
+struct NodeInfo {
+  std::string_view op, arithmetic;
+  int height = 0, width = 0, channels = 0;
+  double operations = 0;
+};
+
+using NodeTimes = std::vector<PartTime>;  // one per node
+
 class UNet {
  public:
   // Packs in memory. The package is not needed afterwards. Throws kCapability if this processor lacks the instruction
@@ -60,13 +84,20 @@ class UNet {
   virtual size_t condition_floats() const = 0;
   virtual void prepare_conditions(const ClipConditions& conditions, float* state) const = 0;
 
-  // Scratch of one forward, 64-byte aligned, owned by the calling thread.
-  virtual size_t workspace_bytes() const = 0;
+  // Scratch of every thread that takes part in a call, 64-byte aligned.
+  virtual size_t scratch_bytes() const = 0;
 
-  // One network call for one clip at timestep `timesteps[step]`. `x` and `out` are channels x frames x height x width,
-  // contiguous; they may not overlap. Allocates nothing.
+  // Activations in one workspace, or in two of which the first has at most `own` bytes, a multiple of kMemoryAlignment.
+  virtual Placement place(size_t own = SIZE_MAX) const = 0;
+
+  // One network call for one clip at timestep `timesteps[step]`, by `team`, whose leader calls. `x` and `out` are
+  // channels x frames x height x width, contiguous; they may not overlap. Allocates nothing. `times`, if given, has one
+  // entry per node; times are the leader's.
   virtual void forward(const float* x, const TimeTables& time, int step, const float* condition_state, float* out,
-                       std::byte* workspace) const = 0;
+                       const ForwardMemory& memory, Team& team, NodeTimes* times = nullptr) const = 0;
+
+  // The nodes in the order in which they run.
+  virtual std::vector<NodeInfo> nodes() const = 0;
 
   // 2 x multiply-adds of convolutions, linear layers and attention products in one call.
   virtual double flops() const = 0;

@@ -18,7 +18,9 @@ class RawUNet {
  public:
   RawUNet(const std::string& folder, const std::string& isa, const std::string& precision)
       : unet_(UNet::create(ModelPackage::open(folder), isa_named(isa), precision_named(precision).value())),
-        workspace_(unet_->workspace_bytes() / sizeof(float) + 16) {}
+        placement_(unet_->place()),
+        activations_(placement_.bytes),
+        scratch_(unet_->scratch_bytes()) {}
 
   // x [C, F, H, W]; `labels` per axis name a list of (index, weight); `cond` [cond_dim].
   Array forward(const Array& x, int timestep, const std::map<std::string, Entries>& labels, const MaybeArray& cond) {
@@ -38,7 +40,8 @@ class RawUNet {
     float* to = out.mutable_data();
     {
       const py::gil_scoped_release release;
-      unet_->forward(x.data(), *time, 0, state.data(), to, reinterpret_cast<std::byte*>(workspace_.data()));
+      Team team(scratch_.data());
+      unet_->forward(x.data(), *time, 0, state.data(), to, {&placement_, activations_.data(), nullptr}, team);
     }
     return out;
   }
@@ -51,12 +54,13 @@ class RawUNet {
   }
 
   double flops() const { return unet_->flops(); }
-  size_t workspace_bytes() const { return unet_->workspace_bytes(); }
+  size_t workspace_bytes() const { return placement_.bytes + unet_->scratch_bytes(); }
 
  private:
   std::shared_ptr<const UNet> unet_;
   std::map<int32_t, std::shared_ptr<const TimeTables>> time_;
-  AlignedFloats workspace_;
+  Placement placement_;
+  AlignedBytes activations_, scratch_;
 };
 
 }  // namespace

@@ -128,7 +128,7 @@ Array conv_group_norm_silu(const std::string& isa, const Array& x, const Array& 
                          {film ? film->data() : nullptr, nullptr}};
   const bool per_frame = affine.scope == NormScope::kFrame;
   std::vector<float> scale(static_cast<size_t>(channels) * (per_frame ? t.frames : 1)), shift(scale.size());
-  group_norm_affine(affine, scale.data(), shift.data());
+  in_two(group_norm_sets(affine), [&](TileRange r) { group_norm_affine(affine, r, scale.data(), shift.data()); });
   NormSilu args{mid.tensor(), out.tensor(), nullptr};
   args.in.pending = {scale.data(), shift.data(), per_frame ? channels : 0};
   std::optional<Image> added;
@@ -248,7 +248,9 @@ Array temporal_conv(const std::string& isa, const Array& x, const Array& gamma, 
 Array unshuffle(const Array& clip, const MaybeArray& map, int patch) {
   Image out(DType::kF32, static_cast<int>(clip.shape(1)), static_cast<int>(clip.shape(2)) / patch,
             static_cast<int>(clip.shape(3)) / patch, static_cast<int>(clip.shape(0)) * patch * patch);
-  pixel_unshuffle(clip.data(), map ? map->data() : nullptr, patch, out.tensor());
+  in_two(out.tensor().frames, [&](TileRange frames) {
+    pixel_unshuffle(clip.data(), map ? map->data() : nullptr, patch, out.tensor(), frames);
+  });
   return out.array();
 }
 
@@ -256,13 +258,15 @@ Array shuffle(const Array& x, int patch) {
   Image in(DType::kF32, x);
   const Tensor& t = in.tensor();
   Array clip({t.channels / (patch * patch), t.frames, t.height * patch, t.width * patch});
-  pixel_shuffle(t, patch, clip.mutable_data());
+  float* to = clip.mutable_data();
+  in_two(t.frames, [&](TileRange frames) { pixel_shuffle(t, patch, to, frames); });
   return clip;
 }
 
 Array positional(const Array& x, const Array& spatial, const Array& frame) {
   Image in(DType::kF32, x);
-  positional_embedding(spatial.data(), frame.data(), in.tensor());
+  in_two(in.tensor().frames,
+         [&](TileRange frames) { positional_embedding(spatial.data(), frame.data(), in.tensor(), frames); });
   return in.array();
 }
 

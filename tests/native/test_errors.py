@@ -149,6 +149,31 @@ def test_a_closed_engine_says_so() -> None:
         e.generate([{}])
 
 
+def test_modes(engine: Engine) -> None:
+    for mode in ("fast", None, 1):
+        with pytest.raises(InvalidRequestError, match=r"mode is .*; allowed are auto, throughput, latency"):
+            engine.generate([{}], mode=mode)  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequestError, match="mode is"):
+            engine.stream([{}], mode=mode)  # type: ignore[arg-type]
+
+
+def test_profile(engine: Engine) -> None:
+    with engine.profile() as rows:
+        assert rows == []
+        engine.generate([{}] * 2, steps=3, mode="throughput")
+    by_op = {r["op"]: r for r in rows if r["stage"] == "clip"}
+    assert by_op["sampler step"]["calls"] == 6
+    assert by_op["threshold, pack"]["calls"] == 2
+    network = [r for r in rows if r["stage"] == "network"]
+    assert sum(r["operations"] for r in network) == pytest.approx(6 * engine.info["flops_per_call"], rel=1e-12)
+    assert all(r["seconds"] > 0 and (r["operations"] > 0) == (r["arithmetic"] != "") for r in network)
+    with engine.profile() as rows, pytest.raises(InvalidRequestError, match="its own progress callback"):
+        engine.generate([{}], steps=1, progress=lambda p: engine.profile().__enter__())
+    with engine.profile() as rows:
+        pass
+    assert rows == []
+
+
 def test_progress_and_cancelling(engine: Engine) -> None:
     seen: list[Progress] = []
     engine.generate([{}] * 3, steps=2, progress=seen.append)

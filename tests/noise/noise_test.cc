@@ -92,6 +92,16 @@ TEST(Normal, LengthsAreCutNotRounded) {
   }
 }
 
+TEST(Normal, PartsAreTheWhole) {
+  std::vector<float> whole(kClip);
+  fill_normal(5, 6, 7, whole.data(), kClip);
+  for (const size_t first : {0, 4, 252, 256, 1000, 4096}) {
+    std::vector<float> part(513);
+    fill_normal_from(5, 6, 7, first, part.data(), part.size());
+    EXPECT_EQ(std::memcmp(part.data(), whole.data() + first, part.size() * sizeof(float)), 0) << first;
+  }
+}
+
 TEST(Normal, EveryKeyAndCounterWordMatters) {
   std::vector<float> base(64), other(64);
   fill_normal(1, 1, 1, base.data(), 64);

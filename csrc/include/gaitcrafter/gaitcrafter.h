@@ -25,8 +25,9 @@
 extern "C" {
 #endif
 
-/* Version of the structs in this header. A struct of a newer version than the library knows is refused. */
-#define GC_ABI_VERSION 1u
+/* Version of the structs in this header. A struct of a newer version than the library knows is refused; one of an older
+ * version is taken, and what it lacks has its default. 2: gc_request.mode. */
+#define GC_ABI_VERSION 2u
 
 /* The same numbers as the exceptions in gaitcrafter_rt/errors.py. */
 typedef enum gc_status {
@@ -54,6 +55,7 @@ enum {
 };
 enum { GC_SPACING_LEADING = 0, GC_SPACING_TRAILING = 1, GC_SPACING_LINSPACE = 2 };
 enum { GC_THRESHOLDING_NONE = 0, GC_THRESHOLDING_CLIP = 1, GC_THRESHOLDING_DYNAMIC = 2 };
+enum { GC_MODE_AUTO = 0, GC_MODE_THROUGHPUT = 1, GC_MODE_LATENCY = 2 };
 enum { GC_MODEL_DEFAULT = -1 }; /* for the enum-like and boolean fields of gc_sampler */
 
 typedef struct gc_engine gc_engine;
@@ -170,6 +172,11 @@ typedef struct gc_request {
   const float* initial_noise; /* count x clip_floats values of x_T in place of stream 0; NULL: drawn from the seed */
   gc_progress_callback progress;
   void* progress_user;
+  /* Since version 2. How threads share the clips; bits do not depend on it. GC_MODE_THROUGHPUT: a clip per thread.
+   * GC_MODE_LATENCY: one clip after another, each by all threads. GC_MODE_AUTO: a clip per thread, and threads that
+   * have none, because the clips are few or the last ones are being made, help the others. */
+  int32_t mode;
+  int32_t reserved2;
 } gc_request;
 
 #define GC_MAX_CLIPS 1048576u
@@ -183,8 +190,27 @@ typedef struct gc_output {
 } gc_output;
 
 /* A clip's bits depend on the model, its conditions, the sampler, the seed and its clip index; not on the other clips
- * of the request or the number of threads. They may differ between instruction sets. */
+ * of the request, the number of threads or the mode. They may differ between instruction sets. */
 GC_API gc_status gc_generate(gc_engine* engine, const gc_request* request, const gc_output* output);
+
+/* ---- profiling ------------------------------------------------------------------------------------------------ */
+
+/* One op at one resolution. The strings are literals. */
+typedef struct gc_profile_row {
+  const char*
+      stage;      /* "network", "network in fp32" (calls that an eps-model makes in fp32 in every precision), "clip" */
+  const char* op; /* "convolution 3x3", "temporal attention", "sampler step", ... */
+  const char* arithmetic; /* of its products, as in gc_processor_rate; "" if it has none */
+  int32_t height, width;  /* 0 for what has no resolution */
+  uint64_t calls;
+  double seconds;    /* by the clock of the thread that leads a clip; clips made at the same time are added up */
+  double operations; /* 2 x multiply-adds, counted as if every convolution were direct */
+} gc_profile_row;
+
+/* Times every part of the calls of gc_generate from now on, from zero (on = 1), or no longer (on = 0, and at first). */
+GC_API gc_status gc_profile(gc_engine* engine, int on);
+/* Writes up to `capacity` rows and the number of rows to `*count`; none unless profiling is on. */
+GC_API gc_status gc_profile_rows(const gc_engine* engine, gc_profile_row* rows, size_t capacity, size_t* count);
 
 /* ---- the parts, for tests and benchmarks ---------------------------------------------------------------------- */
 

@@ -24,7 +24,7 @@
 #include "gaitcrafter/gaitcrafter.h"
 
 namespace gaitcrafter {
-inline namespace abi1 {
+inline namespace abi2 {
 
 class Error : public std::runtime_error {
  public:
@@ -131,12 +131,16 @@ struct Options {
   int32_t threads = 0;
 };
 
+// How threads share the clips of a request (gaitcrafter.h, gc_request.mode); bits do not depend on it.
+enum class Mode : int32_t { kAuto = GC_MODE_AUTO, kThroughput = GC_MODE_THROUGHPUT, kLatency = GC_MODE_LATENCY };
+
 struct Request {
   uint64_t seed = 0;
   uint64_t start = 0;                  // clip index of the first clip
   std::vector<uint64_t> clip_indices;  // instead of start, start + 1, ...
   gc_sampler sampler = gc_sampler_default();
   float threshold = 0.5f;
+  Mode mode = Mode::kAuto;
   bool want_x0 = false;
   std::function<bool(const gc_progress&)> keep_going;  // false cancels; it may throw
 };
@@ -215,6 +219,7 @@ class Engine {
     r.conditions = &sparse.view;
     r.sampler = &request.sampler;
     r.threshold = request.threshold;
+    r.mode = static_cast<int32_t>(request.mode);
     if (callback.keep_going) {
       r.progress = &Callback::call;
       r.progress_user = &callback;
@@ -268,7 +273,7 @@ class Engine {
   std::unique_ptr<gc_engine, Close> engine_;
 };
 
-}  // namespace abi1
+}  // namespace abi2
 }  // namespace gaitcrafter
 
 #endif  // GAITCRAFTER_GAITCRAFTER_HPP_
