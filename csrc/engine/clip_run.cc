@@ -44,10 +44,10 @@ ClipRun::ClipRun(const GenerateRequest& request, const GenerateOutput& output,
       lanes_.push_back(std::make_unique<Lane>(parts, scratch_[i].get(), static_cast<int>(workers) - 1));
   } catch (const std::bad_alloc&) {
     const size_t lane = CpuBackend::lane_bytes(denoiser, table);
-    throw Error(Status::kOutOfMemory, "generating needs " + mebibytes(lane) + " per clip at a time and " +
-                                          mebibytes(lane * lanes + scratch_bytes * workers + denoiser.shared_bytes()) +
-                                          " for " + std::to_string(lanes) + " at a time on " + std::to_string(workers) +
-                                          " threads, which is not free; use fewer threads or mode latency");
+    throw Error(Status::kOutOfMemory,
+                "generating needs " + mebibytes(lane + scratch_bytes) + " per clip made at once and " +
+                    mebibytes(lane * lanes + scratch_bytes * workers + denoiser.shared_bytes()) + " for " +
+                    std::to_string(workers) + " threads, which is not free; use fewer threads or mode latency");
   }
 }
 
