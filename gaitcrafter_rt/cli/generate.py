@@ -104,6 +104,10 @@ def job_options(command: Any) -> Any:
     "--edges", type=click.Choice(["hard", "soft"]), default="hard", show_default=True,
     help="Borders of OpenGait clips: 0/255, or grey as in real resized silhouettes.",
 )  # fmt: skip
+@click.option(
+    "--mode", type=click.Choice(["auto", "throughput", "latency"]),
+    help="With --format: a clip per thread, or one clip by all threads, which takes the memory of one.  [default: auto]",
+)  # fmt: skip
 @sampler_options
 @job_options
 @json_option
@@ -125,8 +129,12 @@ def generate(out: Path, as_json: bool, **options: Any) -> int:
     """
     formats = list(dict.fromkeys(options.pop("formats"))) or [PARQUET]
     job = {k: options.pop(k) for k in _JOB_OPTIONS}
+    mode = options.pop("mode")
     if PARQUET in formats:
         from .job import run
+
+        if mode:
+            raise InvalidRequestError("--mode belongs to a few clips (--format); a bulk job makes clips in processes of their own")
 
         if len(formats) > 1:
             raise InvalidRequestError(
@@ -137,7 +145,7 @@ def generate(out: Path, as_json: bool, **options: Any) -> int:
     given = [k for k, v in job.items() if v is not None and v is not False]
     if given:
         raise InvalidRequestError(f"--{given[0].replace('_', '-')} belongs to a bulk job; leave it or --format {formats[0]} away")
-    result = run_generate(out, quiet=as_json, formats=formats, **options)
+    result = run_generate(out, quiet=as_json, formats=formats, mode=mode or "auto", **options)
     tree = result.pop("opengait_text", None)
     if as_json:
         print_json(result)

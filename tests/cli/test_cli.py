@@ -137,6 +137,8 @@ def test_exit_codes_are_documented() -> None:
         (["walkers", "render", "o", "--identities", "0"], 2, "identities"),
         (["bench", "latency", "--steps", "x"], 2, "--steps"),
         (["bench", "latency", "--repeats", "0"], 2, "--repeats"),
+        (["bench", "latency", "--mode", "fast"], 2, "mode"),
+        (["generate", "o", "--mode", "latency"], 2, "--mode belongs to a few clips"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
@@ -376,6 +378,23 @@ def test_bench_latency(run: Run) -> None:
     assert [r["weights_from"] for r in result["rows"]][1] == "cache"
     assert result["model"]["name"] == "tiny-walker"
     assert "p99" in run("bench", "latency", "--model", MODEL, "--steps", "1", "--repeats", 1)[1]
+
+
+@needs_engine
+def test_bench_latency_profiles(run: Run) -> None:
+    args = ["bench", "latency", "--model", MODEL, "--steps", "2", "--threads", "2", "--repeats", 2, "--profile"]
+    result = run.json(*args, "--mode", "throughput,latency")
+    assert [(r["mode"], r["profile"]["cores"]) for r in result["rows"]] == [("throughput", 1), ("latency", 2)]
+    for row in result["rows"]:
+        found = row["profile"]
+        assert sum(r["share"] for r in found["rows"]) == pytest.approx(1, abs=0.01)
+        assert [r["seconds"] for r in found["rows"]] == sorted((r["seconds"] for r in found["rows"]), reverse=True)
+        operations = sum(r["operations"] for r in found["rows"] if r["stage"] == "network")
+        assert operations == pytest.approx(2 * result["model"]["flops_per_call"])
+        for r in found["rows"]:
+            assert (r["of_limit"] is None) == (r["arithmetic"] == "")
+    text = run(*args)[1]
+    assert "convolution 3x3" in text and "sampler step" in text and "of limit" in text and "unaccounted" in text
 
 
 def test_percentiles_are_nearest_rank() -> None:
