@@ -141,13 +141,13 @@ def _show(result: dict[str, Any]) -> None:
     host = result["machine"]
     out = console()
     where = f"{host['cpu']}, {host['processors']} processors, load {host['load']}"
-    out.print(f"{result['model']['name']} on {where}; {result['repeats']} warm clips; milliseconds")
-    table = Table(box=None, padding=(0, 1), header_style="bold")
-    for name in ("steps", "threads", "mode", "precision", "isa", "open", "weights", "cold", "p50", "p90", "p99", "cpu"):
-        table.add_column(name, justify="left" if name in ("mode", "precision", "isa", "weights") else "right", no_wrap=True)
+    out.print(f"{result['model']['name']} on {where}; {result['rows'][0]['isa']}; {result['repeats']} warm clips; milliseconds")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for name in ("steps", "threads", "mode", "precision", "open", "weights", "cold", "p50", "p90", "p99", "cpu"):
+        table.add_column(name, justify="left" if name in ("mode", "precision", "weights") else "right", no_wrap=True)
     for row in result["rows"]:
         opened, *numbers = [f"{1000 * row[key]:.1f}" for key in ("open_s", "cold_s", "p50_s", "p90_s", "p99_s", "cpu_s")]
-        setting = (str(row["steps"]), str(row["threads"]), row["mode"], row["precision"], row["isa"])
+        setting = (str(row["steps"]), str(row["threads"]), row["mode"], row["precision"])
         table.add_row(*setting, opened, row["weights_from"], *numbers)
     out.print(table)
     for row in result["rows"]:

@@ -11,6 +11,8 @@ from .common import console
 if TYPE_CHECKING:
     from ..engine import Engine
 
+_FP32_CALLS = "network in fp32"
+
 
 def profile(engine: Engine, condition: dict[str, Any], clips: int, cores: int, call: dict[str, Any]) -> dict[str, Any]:
     """Where the time of a clip goes: ``clips`` clips, one after another, by ``cores`` threads each.
@@ -44,18 +46,21 @@ def show_profile(name: str, found: dict[str, Any]) -> None:
     out = console()
     limits = ", ".join(f"{a} {rate / 1e9:.0f}" for a, rate in found["limits"].items())
     out.print(f"\n{name}: {1000 * found['seconds']:.1f} ms a clip; limit of a core, GOP/s: {limits}; cores: {found['cores']}")
-    table = Table(box=None, padding=(0, 1), header_style="bold")
-    for title in ("stage", "op", "pixels", "products"):
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for title in ("op", "pixels", "type"):
         table.add_column(title, no_wrap=True)
     for title in ("calls", "ms", "share", "GOP/s", "of limit"):
         table.add_column(title, justify="right", no_wrap=True)
+    fp32_calls = any(r["stage"] == _FP32_CALLS for r in found["rows"])
     for r in found["rows"]:
         rate = f"{r['operations'] / r['seconds'] / 1e9:.0f}" if r["operations"] else ""
         table.add_row(
-            r["stage"], r["op"], f"{r['height']}x{r['width']}" if r["height"] else "", r["arithmetic"], f"{r['calls']:g}",
+            r["op"] + (" *" if r["stage"] == _FP32_CALLS else ""), f"{r['height']}x{r['width']}" if r["height"] else "", r["arithmetic"], f"{r['calls']:g}",
             f"{1000 * r['seconds']:.2f}", f"{r['share']:.1%}", rate, "" if r["of_limit"] is None else f"{r['of_limit']:.0%}",
         )  # fmt: skip
     out.print(table)
+    if fp32_calls:
+        out.print("* in the calls that this model makes in fp32 whatever the precision")
     operations = sum(r["operations"] for r in found["rows"])
     least = sum(r["operations"] / found["limits"][r["arithmetic"]] for r in found["rows"] if r["arithmetic"]) / found["cores"]
     out.print(f"all: {operations / found['seconds'] / 1e9:.0f} GOP/s, {least / found['seconds']:.0%} of the limit")
