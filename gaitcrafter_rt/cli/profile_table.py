@@ -54,10 +54,11 @@ def show_profile(name: str, found: dict[str, Any]) -> None:
     fp32_calls = any(r["stage"] == _FP32_CALLS for r in found["rows"])
     for r in found["rows"]:
         rate = f"{r['operations'] / r['seconds'] / 1e9:.0f}" if r["operations"] else ""
-        table.add_row(
-            r["op"] + (" *" if r["stage"] == _FP32_CALLS else ""), f"{r['height']}x{r['width']}" if r["height"] else "", r["arithmetic"], f"{r['calls']:g}",
-            f"{1000 * r['seconds']:.2f}", f"{r['share']:.1%}", rate, "" if r["of_limit"] is None else f"{r['of_limit']:.0%}",
-        )  # fmt: skip
+        op = r["op"] + (" *" if r["stage"] == _FP32_CALLS else "")
+        pixels = f"{r['height']}x{r['width']}" if r["height"] else ""
+        limit = "" if r["of_limit"] is None else f"{r['of_limit']:.0%}"
+        numbers = (f"{r['calls']:g}", f"{1000 * r['seconds']:.2f}", f"{r['share']:.1%}", rate, limit)
+        table.add_row(op, pixels, r["arithmetic"], *numbers)
     out.print(table)
     if fp32_calls:
         out.print("* in the calls that this model makes in fp32 whatever the precision")
