@@ -9,7 +9,7 @@ import click
 
 from ..errors import InvalidRequestError
 from .common import FOLDER, human_bytes, json_option, note, print_json, printable, progress
-from .dataset_build import cache, merge
+from .dataset_build import cache, export, merge
 
 
 @click.group()
@@ -19,6 +19,7 @@ def dataset() -> None:
 
 dataset.add_command(cache)
 dataset.add_command(merge)
+dataset.add_command(export)
 
 
 @dataset.command()
@@ -33,7 +34,7 @@ dataset.add_command(merge)
 def verify(job: Path, deep: bool, recompute: int, model: str, set_aside: bool, as_json: bool) -> int:
     """Verify that every clip of JOB is there and is the one its plan says.
 
-    JOB may be a lone shard too, or what was made of jobs: a merged set or a cache.
+    JOB may be a lone shard too, or what was made of jobs: a merged set, a cache, a folder of tars.
 
     Every byte is compared with its receipt. Leaves with code 4 if a clip is missing or anything is wrong.
 

@@ -105,3 +105,38 @@ def merge(sources: tuple[Path, ...], out: Path, link: bool, as_json: bool) -> No
             note(f"note: {source.missing} shards of {source.name} are not made yet; merge again into another folder then", as_json)
     again = f", {merged.dropped_clips} that were there twice left out" if merged.dropped_clips else ""
     click.echo(f"{merged.clips} clips of {len({s.plan_id for s in merged.shards})} plans in {out}{again}")
+
+
+@click.command()
+@click.argument("kind", metavar="FORMAT")
+@click.argument("source", type=FOLDER)
+@click.argument("out", type=FOLDER)
+@selection_options
+@click.option("--edges", type=click.Choice(["hard", "soft"]), help="opengait: 0/255, or grey borders.  [default: hard]")
+@click.option("--shard-clips", type=int, help="webdataset, huggingface: clips per file.  [default: 10000; 65536]")
+@json_option
+def export(kind: str, source: Path, out: Path, as_json: bool, **options: Any) -> None:
+    """Export the clips of SOURCE as FORMAT: opengait, webdataset, huggingface, lance, npz, gif, webp, mp4 or sheet.
+
+    SOURCE is a job's folder, a merged set, shards, or a cache. OUT is a folder for the first four and a file for the others; it
+    appears whole or not at all, and nothing that exists is overwritten. Pictures show the first 16 clips (a sheet 40) unless
+    --limit says otherwise. docs/output.md describes the formats.
+
+    \b
+    gaitcrafter-rt dataset export opengait train tree --edges soft --without empty_frame,broken
+    gaitcrafter-rt dataset export webdataset train tars
+    gaitcrafter-rt dataset export sheet train sheet.png --identities 001 --limit 12
+    """
+    from ..dataset.exporting import export as run
+
+    chosen = selection(options)
+    given = {k: v for k, v in options.items() if v is not None}
+    with progress("exporting", "parts", show=not as_json) as update:
+        done = run(kind, source, out, chosen, update, **given)
+    report = done.pop("report", None)
+    if as_json:
+        print_json({"format": kind, "out": str(out), **done, **({"opengait": report.to_dict()} if report else {})})
+        return
+    click.echo(report.text() if report else f"{done['clips']} clips as {kind} in {out}")
+    if "note" in done:
+        note(f"note: {done['note']}", as_json)

@@ -25,6 +25,7 @@ EXTRAS = {
     "onnx-gpu": ("onnx", "onnxruntime-gpu"),
     "tensorrt": ("tensorrt",),
     "video": ("imageio-ffmpeg",),
+    "lance": ("pylance",),
     "ray": ("ray", "pyarrow"),
     "metrics": ("prometheus-client",),
 }

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .cache import build_cache
     from .cached import ClipCache
+    from .exporting import export
     from .merging import merge
     from .select import Selection
     from .source import Source, open_source
 
 _HOMES = {
-    "ClipCache": ".cached", "Selection": ".select", "Source": ".source", "build_cache": ".cache", "merge": ".merging",
-    "open_source": ".source",
+    "ClipCache": ".cached", "Selection": ".select", "Source": ".source", "build_cache": ".cache", "export": ".exporting",
+    "merge": ".merging", "open_source": ".source",
 }  # fmt: skip
-__all__ = ["ClipCache", "Selection", "Source", "build_cache", "merge", "open_source"]
+__all__ = ["ClipCache", "Selection", "Source", "build_cache", "export", "merge", "open_source"]
 
 
 def __getattr__(name: str) -> Any:

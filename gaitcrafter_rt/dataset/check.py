@@ -1,4 +1,4 @@
-"""Verifying what the other modules here make: merged sets and caches."""
+"""Verifying what the other modules here make: merged sets, caches, exported tars."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from .source import Progress, ShardEntry, open_entry
 
 
 def verify_set(root: Path, *, deep: bool = False, progress: Progress | None = None) -> Report | None:
-    """A report on a merged set or a cache; None if ``root`` is none of them (a job, a shard)."""
+    """A report on a merged set, a cache or a folder of tars; None if ``root`` is none of them (a job, a shard)."""
     if (root / DOCUMENT).exists():
         return _merged(root, deep, progress)
     if (root / "cache.json").exists():
         return _cache(root, progress)
+    if (root / "index.json").exists():
+        from .export_webdataset import check_tars
+
+        return check_tars(root, progress)
     return None
 
 

@@ -97,10 +97,12 @@ def recogniser_settings(class_num: int, frames: int) -> dict[str, dict[str, Any]
 class OpenGaitWriter:
     """Add batches, then :meth:`finish`; the tree appears whole or not at all. Leaving a ``with`` block finishes it.
 
-    Raises InvalidRequestError for labels that cannot be folder names, OutputError if ``root`` exists and is not an empty folder.
+    ``mixed`` allows batches of several seeds and models; ``manifest.json`` then lists them as ``sources``, and says for every
+    sequence which one it is of. Raises InvalidRequestError for labels that cannot be folder names, OutputError if ``root`` exists
+    and is not an empty folder.
     """
 
-    def __init__(self, root: PathLike, *, edges: str = "hard") -> None:
+    def __init__(self, root: PathLike, *, edges: str = "hard", mixed: bool = False) -> None:
         if edges not in ("hard", "soft"):
             raise InvalidRequestError(f"edges must be 'hard' (0 and 255) or 'soft' (grey borders), got {edges!r}")
         self._edges = edges
@@ -110,7 +112,7 @@ class OpenGaitWriter:
         self._folded: dict[str, str] = {}
         self._identities: dict[str, Any] = {}
         self._sequences: list[dict[str, Any]] = []
-        self._about: dict[str, Any] = {}
+        self._mixed, self._sources = mixed, list[dict[str, Any]]()
         self._shape: tuple[int, int, int] | None = None
         self._empty_frames = self._cut = self._foreground = 0
 
@@ -124,18 +126,21 @@ class OpenGaitWriter:
             self.finish()
 
     def add(self, batch: ClipBatch) -> None:
-        """Write the clips of one batch. All batches must share shape, seed and provenance."""
+        """Write the clips of one batch. All batches must share their shape, and seed and provenance unless the tree is mixed."""
         if self._tmp is None:
             raise InvalidRequestError("this tree is finished; make a new writer")
         about = {"seed": int(batch.seed), "provenance": batch.provenance}
-        if self._shape is None:
-            self._shape, self._about = batch.shape, about
-        elif (self._shape, self._about) != (batch.shape, about):
+        known = about in self._sources
+        if self._shape is not None and (self._shape != batch.shape or not (known or self._mixed)):
             raise InvalidRequestError("all clips of one tree must share shape, seed and provenance")
+        self._shape = batch.shape
+        if not known:
+            self._sources.append(about)
+        source = self._sources.index(about)
         for index in range(len(batch)):
-            self._add_clip(batch, index)
+            self._add_clip(batch, index, source)
 
-    def _add_clip(self, batch: ClipBatch, index: int) -> None:
+    def _add_clip(self, batch: ClipBatch, index: int, source: int) -> None:
         assert self._tmp is not None
         folder = self._folder(batch.conditions[index])
         view = folder.rpartition("/")[2]
@@ -149,7 +154,8 @@ class OpenGaitWriter:
         except OSError as e:
             self.discard()
             raise OutputError(f"{self._root} could not be written: {e.strerror}; nothing is left of it") from e
-        self._sequences.append({"path": path, "clip_index": int(batch.clip_indices[index]), "conditions": batch.conditions[index]})
+        entry = {"path": path, "clip_index": int(batch.clip_indices[index]), "conditions": batch.conditions[index]}
+        self._sequences.append({**entry, "source": source} if self._mixed else entry)
 
     def _folder(self, condition: Mapping[str, Any]) -> str:
         if "cond" in condition:
@@ -193,9 +199,10 @@ class OpenGaitWriter:
             recogniser_settings(len(names), self._shape[0]),
             self._notes(),
         )
+        about: dict[str, Any] = {"sources": self._sources} if self._mixed else self._sources[0]
         manifest = {
             "format": "gaitcrafter-opengait-tree", "format_version": FORMAT_VERSION, "synthetic": True, "edges": self._edges,
-            "shape": list(self._shape), **self._about, "class_num": report.class_num, "settings": report.settings,
+            "shape": list(self._shape), **about, "class_num": report.class_num, "settings": report.settings,
             "notes": report.notes, "identities": self._identities, "sequences": self._sequences,
         }  # fmt: skip
         try:
