@@ -14,7 +14,7 @@ LINT := .venvs/lint
 # Where tools/cpp-tests.sh leaves the module of single ops.
 export GAITCRAFTER_TEST_MODULE := $(CURDIR)/build/test-release/tests/native
 
-.PHONY: help demo test test-all lint bench bench-peers bench-module clean
+.PHONY: help demo test test-all lint bench bench-peers bench-native clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,18 +42,18 @@ lint:  ## ruff, mypy, clang-format, clang-tidy
 	@tools/system-packages.sh $(LINT_PACKAGES)
 	@tools/lint.sh $(LINT)
 
-bench-module:
-	@tools/system-packages.sh $(TEST_PACKAGES)
+bench-native:
+	@tools/system-packages.sh $(TEST_PACKAGES) libbenchmark-dev
 	@tools/venv.sh $(BENCH) $(EXTRAS),bench
-	@cmake --preset release -B build/bench -DGAITCRAFTER_DEV_TREE=OFF -DPython_EXECUTABLE=$(CURDIR)/$(BENCH)/bin/python >/dev/null
-	@cmake --build build/bench --target _gc_test >/dev/null
+	@cmake --preset release -B build/bench -DGAITCRAFTER_DEV_TREE=OFF -DGAITCRAFTER_BENCHMARKS=ON \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BENCH)/bin/python >/dev/null
+	@cmake --build build/bench --target _gc_test ops_bench >/dev/null
 
-bench bench-peers: export GAITCRAFTER_TEST_MODULE := $(CURDIR)/build/bench/tests/native
+bench: bench-native  ## every op at every shape, with its share of the core's limit; docs/benchmarks.md has the rest
+	@$(BENCH)/bin/python benchmarks/ops.py
 
-bench: bench-module  ## every tier of the engine, one network call; docs/benchmarks.md has the rest
-	@$(BENCH)/bin/python benchmarks/peers.py --only gaitcrafter --results build/bench --fresh
-
-bench-peers: bench-module  ## the engine beside OpenVINO, ONNX Runtime and torch, both tables; about an hour the first time
+bench-peers: export GAITCRAFTER_TEST_MODULE := $(CURDIR)/build/bench/tests/native
+bench-peers: bench-native  ## the engine beside OpenVINO, ONNX Runtime and torch; an hour the first time, then minutes
 	@$(BENCH)/bin/python tests/install_peers.py
 	@$(BENCH)/bin/python benchmarks/peers.py
 

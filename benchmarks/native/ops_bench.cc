@@ -3,8 +3,9 @@
 //
 //   ops_bench --benchmark_filter='paper/bf16' --benchmark_min_time=0.1
 //
-// Names are NETWORK/PRECISION/OP/HEIGHTxWIDTH/CHANNELS/NODE. "operations" is 2 x multiply-adds of one call, convolutions
-// counted as direct ones; the context has the core's limits, GFLOP/s by arithmetic. benchmarks/ops.py makes the table.
+// Names are NETWORK/PRECISION/OP/HEIGHTxWIDTH/CHANNELS/NODE. "operations" is 2 x multiply-adds of one call,
+// convolutions counted as direct ones; the context has the core's limits, GFLOP/s by arithmetic. benchmarks/ops.py
+// makes the table.
 #include <benchmark/benchmark.h>
 
 #include <cmath>
@@ -29,7 +30,6 @@ namespace {
 
 using testing::TempFolder;
 
-constexpr Precision kPrecisions[] = {Precision::kFp32, Precision::kFp32Winograd, Precision::kBf16, Precision::kInt8};
 constexpr const char* kNetworks[] = {"paper", "walker"};
 
 // Every 3x3 convolution of a ResNet block, as calibration would name them.

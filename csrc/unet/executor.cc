@@ -195,4 +195,9 @@ void run_plan(const Plan& plan, const OpTable& ops, const OpTable& fp32, const F
   }
 }
 
+void run_node(const Plan& plan, const OpTable& ops, const OpTable& fp32, const ForwardInputs& inputs,
+              const ForwardMemory& memory, Team& team, size_t node) {
+  std::visit(Runner(plan, ops, fp32, inputs, memory, team), plan.nodes[node]);
+}
+
 }  // namespace gaitcrafter

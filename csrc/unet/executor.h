@@ -23,4 +23,8 @@ struct ForwardInputs {
 void run_plan(const Plan& plan, const OpTable& ops, const OpTable& fp32, const ForwardInputs& inputs,
               const ForwardMemory& memory, Team& team, NodeTimes* times);
 
+// One node of it, which reads what the nodes before it have left in memory.
+void run_node(const Plan& plan, const OpTable& ops, const OpTable& fp32, const ForwardInputs& inputs,
+              const ForwardMemory& memory, Team& team, size_t node);
+
 }  // namespace gaitcrafter

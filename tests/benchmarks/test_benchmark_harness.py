@@ -20,6 +20,7 @@ from scipy import stats as scipy_stats
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import compare
+import ops
 from harness import stats, tables
 from harness.contestants import Contestant, field
 from harness.results import Results
@@ -204,3 +205,24 @@ def test_a_worker_that_fails_says_why() -> None:
         worker.output()
     with Worker(dying) as worker, pytest.raises(WorkerError, match="exit code 9"):
         worker.output()
+
+
+def test_rows_of_single_ops_have_their_share() -> None:
+    measured = {
+        "context": {"limit_fp32": "100.0", "limit_bf16": "200.0", "host_name": "x"},
+        "benchmarks": [
+            {
+                "name": "paper/bf16/convolution 3x3/64x64/64/3",
+                "cpu_time": 2.0,
+                "time_unit": "ms",
+                "label": "bf16",
+                "operations": 3e8,
+            },
+            {"name": "paper/bf16/linear/64x64/1/90", "cpu_time": 500.0, "time_unit": "us", "label": "fp32", "operations": 1e7},
+            {"name": "paper/bf16/shuffle/64x64/1/91", "cpu_time": 7.0, "time_unit": "us", "label": "", "operations": 0.0},
+        ],
+    }
+    rows = list(ops.rows_of(measured))
+    assert [r["share"] for r in rows] == [pytest.approx(0.75), pytest.approx(0.2), None]
+    shown = ops.report(rows)
+    assert "| convolution 3x3 | 64x64 | 64 | 2,000.0 | bf16 | 150 | 75% |" in shown and "| shuffle | 64x64 | 1 | 7.0 |" in shown
