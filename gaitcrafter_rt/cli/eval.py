@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from .common import FOLDER, SAMPLERS, console, json_option, note, print_json, printable
-from .panel import panel, recogniser, train_recogniser
+from .panel import panel, recogniser, steps, train_recogniser
 
 
 @click.group(name="eval")
@@ -20,7 +20,7 @@ def evaluate() -> None:
     """Measure a model against the data it was trained on."""
 
 
-for command in (train_recogniser, recogniser, panel):
+for command in (train_recogniser, recogniser, panel, steps):
     evaluate.add_command(command)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ import click
 
 from ..errors import InvalidRequestError
 from .common import FOLDER, SAMPLERS, json_option, note, print_json, printable, progress
+
+DEFAULT_SWEEP = (
+    *(f"ddim:{n}" for n in (100, 50, 20, 12, 8, 4)),
+    *(f"{kind}:{n}" for kind in ("dpmpp_2m", "dpmpp_3m", "unipc") for n in (20, 12, 8, 6, 4)),
+)
 
 
 @click.command(name="train-recogniser")
@@ -152,6 +158,73 @@ def panel(model: str, data: Path, judges: tuple[Path, ...], out: Path | None, as
     if out is not None:
         with new_file(out) as f:
             f.write((json.dumps(report, indent=1) + "\n").encode())
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(printable(render_markdown(report)), nl=False)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--data", required=True, type=FOLDER, help="Packed set that the model was trained on, with held-out recordings.")
+@click.option("--judge", "judges", required=True, multiple=True, type=FOLDER, help="Recogniser of other people. Repeatable.")
+@click.option("--n", "count", default=512, show_default=True, help="Clips of every generated column.")
+@click.option("--teacher", default="ddpm:1000", show_default=True, metavar="KIND:STEPS[:GUIDANCE]", help="Sampler of the teacher.")
+@click.option("--try", "tried", multiple=True, metavar="KIND:STEPS[:GUIDANCE]", help="Another one, repeatable.  [default: a list]")
+@click.option("--precision", default="auto", show_default=True, help="Of all columns.")
+@click.option("--seed", default=0, show_default=True, help="Of the clips; the noise floor takes the next one.")
+@click.option("--workers", default=1, show_default=True, help="Processes that generate.")
+@click.option("--cache", type=FOLDER, help="Where clips and classifiers are kept.  [default: ~/.cache/gaitcrafter-rt/evaluate]")
+@click.option("--out", type=FOLDER, help="Also write the report as JSON to this new file.")
+@click.option("--plot", type=FOLDER, help="Also draw it to this PNG or SVG (extra: plots).")
+@json_option
+def steps(
+    model: str, data: Path, judges: tuple[Path, ...], out: Path | None, plot: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Steps against quality: samplers of MODEL beside its slow teacher, a row of verdicts each (extras: train, bulk).
+
+    Generated clips are kept in the cache, the thousand-step ones above all, and go on where an interrupted run stopped.
+
+    \b
+    gaitcrafter-rt eval steps walker --data walkers48 --judge judge-set --judge judge-temporal --n 512 --plot steps.png
+    """
+    from ..data.packed import PackedClips
+    from ..evaluate.classifier import default_cache
+    from ..files import new_file, refuse_existing_file
+    from ..judges import Judge
+    from ..panel.clips import network_calls, obtain
+    from ..panel.sweep import Candidate, render_markdown, run_sweep
+
+    if out is not None:
+        refuse_existing_file(out)
+    packed, opened = PackedClips.open(data), [Judge.open(judge) for judge in judges]
+    cache = options["cache"] or default_cache()
+    tried = {text: sampler_from(text, "--try") for text in options["tried"] or DEFAULT_SWEEP}
+
+    def column(name: str, settings: dict[str, Any], seed: int) -> Any:
+        note(f"{name}: generating", as_json)
+        with progress(name, "clips", show=not as_json) as update:
+            return obtain(
+                model, packed.labels, options["count"], cache / "panel", seed=seed, precision=options["precision"],
+                workers=options["workers"], progress=update, **settings,
+            )  # fmt: skip
+
+    teacher = sampler_from(options["teacher"], "--teacher")
+    slow = column("teacher", teacher, options["seed"])
+    floor = column("another seed", teacher, options["seed"] + 1)
+    candidates = [
+        Candidate(name, network_calls(model, **settings), partial(column, name, settings, options["seed"]))
+        for name, settings in tried.items()
+    ]
+    report = run_sweep(slow, floor, candidates, packed, opened, cache=cache, seed=options["seed"])
+    report |= {"teacher_sampler": options["teacher"], "command": shlex.join(["gaitcrafter-rt", *sys.argv[1:]])}
+    if out is not None:
+        with new_file(out) as f:
+            f.write((json.dumps(report, indent=1) + "\n").encode())
+    if plot is not None:
+        from ..panel.plot import draw
+
+        draw(report, plot)
     if as_json:
         print_json(report)
     else:

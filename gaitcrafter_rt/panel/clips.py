@@ -95,6 +95,14 @@ def obtain(
     return ClipSet.from_batch(batch[np.arange(count)], labels)
 
 
+def network_calls(model: PathLike, **sampler: Any) -> int:
+    """Calls of the network that a clip of ``model`` takes with these sampler arguments, both lanes of guidance counted."""
+    engine = open_engine(model, None, threads=1)
+    settings = engine.resolve_sampler(**sampler)
+    engine.close()
+    return int(settings["steps"]) * (1 if settings["guidance"] in (0.0, 1.0) else 2)
+
+
 def _table(cells: list[dict[str, str]]) -> Table:
     pa = arrow()
     sink = io.BytesIO()

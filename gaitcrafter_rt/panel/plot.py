@@ -1,0 +1,54 @@
+"""A sweep as a picture (extra ``plots``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import MissingExtraError
+
+_ACROSS = 4
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """A plot per gate: difference to the teacher over network calls with its interval, the margin as a band. Format by the name.
+
+    Raises MissingExtraError without matplotlib.
+    """
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+    except ImportError as e:
+        raise MissingExtraError.for_extra("plots", "drawing a sweep", e.name) from e
+    keys, rows = list(report["rows"][0]["gates"]), [row for row in report["rows"] if row["calls"]]
+    down = -(-len(keys) // _ACROSS)
+    figure, plots = plt.subplots(down, _ACROSS, figsize=(4 * _ACROSS, 2.6 * down), squeeze=False, sharex=True)
+    for axes, key in zip(plots.flat, keys, strict=False):
+        _plot(axes, key, rows)
+    for axes in plots.flat[len(keys) :]:
+        axes.set_visible(False)
+    plots[0, 0].legend(fontsize=8)
+    figure.supxlabel(f"network calls of a clip; {report['clips']:,} clips; band: the margin", fontsize=9)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _plot(axes: Any, key: str, rows: list[dict[str, Any]]) -> None:
+    margin = rows[0]["gates"][key]["margin"] if rows else 0.0
+    axes.axhspan(-margin, margin, color="#d9ead3", zorder=0)
+    axes.axhline(0, color="#999999", lw=0.8)
+    for kind in sorted({row["name"].split(":")[0] for row in rows}):
+        mine = [(row["calls"], row["gates"][key]) for row in rows if row["name"].split(":")[0] == kind]
+        points = sorted((calls, g["value"], g["low"], g["high"]) for calls, g in mine if g["low"] is not None)
+        if points:
+            calls, value, low, high = zip(*points, strict=True)
+            below = [v - b for v, b in zip(value, low, strict=True)]
+            above = [t - v for v, t in zip(value, high, strict=True)]
+            axes.errorbar(calls, value, [below, above], marker="o", ms=3, lw=1, capsize=2, label=kind)
+    axes.set_title(key, fontsize=9)
+    axes.set_xscale("log")
+    axes.tick_params(labelsize=8)

@@ -1,0 +1,74 @@
+"""Steps against quality: many fast columns beside one teacher, one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data.packed import PackedClips
+from ..evaluate.clipset import ClipSet
+from .comparison import MARGINS, Comparison, check_pair
+from .panel import plain
+
+if TYPE_CHECKING:
+    from ..judges import Judge
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A fast column of a sweep. ``calls``: network calls of a clip, both lanes of guidance counted."""
+
+    name: str
+    calls: int
+    clips: Callable[[], ClipSet]
+
+
+def run_sweep(
+    teacher: ClipSet,
+    floor: ClipSet,
+    candidates: Iterable[Candidate],
+    data: PackedClips,
+    judges: Sequence[Judge],
+    *,
+    cache: Path | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Gates of every candidate, and of the floor, which is what chance does. Arguments and errors as in ``run_panel``.
+
+    Each row's gates are corrected over that row; whoever picks the best of many rows picks with hindsight, so confirm it with a
+    panel under another seed.
+    """
+    comparison = Comparison.prepare(teacher, floor, data, judges, cache=cache, seed=seed)
+    rows = [_row("another seed", 0, comparison, floor)] if len(floor) == len(teacher) else []
+    for candidate in candidates:
+        clips = candidate.clips()
+        check_pair(teacher, clips)
+        rows.append(_row(candidate.name, candidate.calls, comparison, clips))
+    return {
+        "format": "gaitcrafter-sweep", "format_version": 1, "clips": len(teacher), "people": len(comparison.meters.people),
+        "judges": [j.name for j in judges], "margins": MARGINS, "teacher": comparison.teacher.summary(), "rows": rows,
+    }  # fmt: skip
+
+
+def _row(name: str, calls: int, comparison: Comparison, clips: ClipSet) -> dict[str, Any]:
+    column = comparison.meters.column(clips)
+    gates = {key: plain(gate) for key, gate in comparison.gates(column).items()}
+    return {"name": name, "calls": calls, "column": column.summary(), "gates": gates}
+
+
+def render_markdown(report: dict[str, Any]) -> str:
+    """A row per candidate: calls, every gate's difference to the teacher and its verdict."""
+    keys = list(report["rows"][0]["gates"])
+    lines = [
+        f"{report['clips']:,} clips of {report['people']} people, differences to the teacher; + pass, - fail, ? inconclusive.", "",
+        "| sampler | calls | " + " | ".join(keys) + " | passed |", "|---" * (len(keys) + 3) + "|",
+    ]  # fmt: skip
+    marks = {"pass": "+", "fail": "-", "inconclusive": "?"}
+    for row in report["rows"]:
+        gates = [row["gates"][key] for key in keys]
+        cells = ["-" if g["value"] is None else f"{g['value']:+.4f} {marks[g['verdict']]}" for g in gates]
+        passed = sum(g["verdict"] == "pass" for g in gates)
+        lines.append(f"| {row['name']} | {row['calls'] or '-'} | " + " | ".join(cells) + f" | {passed} of {len(gates)} |")
+    return "\n".join(lines) + "\n"
