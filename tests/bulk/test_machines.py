@@ -207,3 +207,17 @@ def test_forked_workers_share_the_packed_weights() -> None:
     for shared, private in np.reshape(workers, (2, 2)):
         assert shared > 0.5 * weights, (weights, workers)
         assert private < 0.5 * weights, (weights, workers)
+
+
+def test_machines_without_a_common_folder_make_the_parts_of_one_job(fast: Path) -> None:
+    """docs/scaling.md: jobs with --start at multiples of the combinations are the clips of the one large job."""
+    from gaitcrafter_rt.bulk import ClipDataset
+
+    run(fast / "whole", clips=24, first_clip=0)
+    for part in (0, 12):
+        run(fast / str(part), clips=12, first_clip=part)
+        with ClipDataset.open(fast / "whole") as whole, ClipDataset.open(fast / str(part)) as data:
+            there, here = whole.read(range(part, part + 12)), data.read(range(12))
+        np.testing.assert_array_equal(here.packed, there.packed)
+        np.testing.assert_array_equal(here.clip_indices, there.clip_indices)
+        assert here.conditions == there.conditions
