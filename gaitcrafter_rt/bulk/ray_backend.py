@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import GaitcrafterError, InternalError, MissingExtraError
+from ..errors import CapabilityError, GaitcrafterError, InternalError, MissingExtraError
 from .filesystem import FileSystem
 from .interrupts import SIGNALS, Interrupt
 from .machine import processors
@@ -101,7 +101,10 @@ def _cluster(workers: int | None, threads: int) -> Iterator[Any]:
                      object_store_memory=_OBJECT_STORE_BYTES, **quiet)  # fmt: skip
     except (ConnectionError, RuntimeError, ValueError) as e:
         where = os.environ.get("RAY_ADDRESS", "this machine")
-        raise InternalError(f"Ray on {where} could not be reached: {e} (docs/scaling.md says how to set a cluster up)") from e
+        raise CapabilityError(
+            f"Ray on {where} could not be reached: {e}. Does it run, and is its token here (RAY_AUTH_TOKEN, ~/.ray/auth_token)? "
+            "docs/scaling.md says how to set a cluster up"
+        ) from e
     finally:
         for number, handler in before.items():
             with suppress(ValueError):  # another thread than the main one

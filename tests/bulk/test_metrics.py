@@ -140,3 +140,41 @@ def test_lines_come_once_a_second_and_the_last_always(fast: Path, capsys: pytest
         run(fast / "job", options={"report": report})
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["clips"] for line in lines] == [0, 12]
+
+
+BAR = """
+import sys
+sys.path[:0] = [{tests!r}]
+from pathlib import Path
+from jobs import run
+from stub import StubEngine
+from gaitcrafter_rt.cli.reporting import reports
+
+with reports(as_json=False, metrics=None, port=None, out=Path("o"), rank=0) as report:
+    run(Path({out!r}), StubEngine(poison={{103}}), workers=1, options={{"report": report}})
+"""
+
+
+def test_the_bar_on_a_terminal(fast: Path) -> None:
+    """A pseudo-terminal: clips, rate, workers, failures and the time left are drawn; nothing of it on standard output."""
+    import pty
+    import subprocess
+    import sys
+
+    ours, theirs = pty.openpty()
+    script = BAR.format(tests=str(Path(__file__).parent), out=str(fast / "job"))
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "140"}
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=theirs, env=env) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while part := os.read(ours, 4096):
+                shown += part
+        except OSError:
+            pass  # the other end is closed
+        assert process.stdout is not None
+        assert process.stdout.read() == b""
+    os.close(ours)
+    assert process.returncode == 0
+    for text in (b"generating", b"12/12", b"clips", b"/s", b"1 workers", b"1 failed", b"left"):
+        assert text in shown, (text, shown)
