@@ -312,3 +312,57 @@ def test_a_signal_stops_a_cluster_with_75(tmp_path: Path) -> None:
     again = _start(out, "--workers", "2")
     assert json.loads(again.communicate(timeout=300)[0].splitlines()[-1])["exit_code"] == 0
     assert main(["dataset", "verify", str(out), "--deep"]) == 0
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """A ``ray start --block`` and everything below it, by their ids."""
+    below = _descendants(process.pid)
+    for pid in (process.pid, *below):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    process.wait()
+
+
+@pytest.mark.slow
+def test_a_cluster_with_authentication(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of docs/scaling.md: a head and a second node with a token; who has it makes the job on both, who has another one
+    is refused with one sentence."""
+    import secrets
+    import socket
+
+    pytest.importorskip("ray.data", reason="the extra 'ray' is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = tmp_path / "token"
+    token.write_text(secrets.token_hex(24))
+    token.chmod(0o600)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--num-cpus=1",
+           "--object-store-memory=100000000", "--block"]  # fmt: skip
+    nodes = []
+    try:
+        head, node = ["--head", f"--port={port}", "--include-dashboard=false"], [f"--address=127.0.0.1:{port}"]
+        for name, more in (("head", head), ("node", node)):
+            with open(tmp_path / name, "wb") as log:
+                nodes.append(subprocess.Popen([*ray, *more], stdout=log, stderr=log))
+            _wait_for(lambda name=name: b"runtime started" in (tmp_path / name).read_bytes(), nodes[-1])
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        told, errors = _start(tmp_path / "o", "--backend", "ray").communicate(timeout=300)
+        result = json.loads(told.splitlines()[-1])
+        assert (result.get("complete"), result.get("clips")) == (True, 192), (told, errors)
+        progress = [json.loads(line) for line in told.splitlines()[:-1]]
+        assert max(line["workers"] for line in progress) == 2
+        monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 48)
+        process = _start(tmp_path / "p", "--backend", "ray")
+        told, _ = process.communicate(timeout=300)
+        assert process.returncode == 6, told
+        assert "token" in json.loads(told.splitlines()[-1])["error"]["message"]
+    finally:
+        for node in reversed(nodes):
+            _end(node)
