@@ -146,20 +146,20 @@ def time_table(models: dict[str, float], cores: int, hours: float) -> None:
                 lost = deaths * cores * block / 2 / clips
                 row += [human(wall), f"{deaths:,.1f}", f"{100 * lost:.3f} %"]
             rows.append(row)
-    names = [part for name in models for part in (name, "machines that fail", "made again")]
+    names = [part for name in models for part in (name, "failures", "made again")]
     table(["clips", "machines", "shards each", *names], rows)
 
 
-def calls_table(calls: dict[str, float], seconds: float, cores: int) -> None:
+def calls_table(calls: dict[str, float], engine: dict[str, Any], cores: int) -> None:
     shown = {"create": "create", "sync_file": "fsync of a file", "sync_folder": "fsync of a folder", "link": "link",
              "unlink": "unlink", "entry": "stat", "names": "list", "open": "open", "read": "read", "touch": "touch"}  # fmt: skip
     table(["a shard of 4096 clips, 64 blocks", *shown.values()], [["calls", *(f"{calls.get(k, 0):.0f}" for k in shown)]])
     total = sum(calls.values())
     rows = []
     for machines in MACHINES:
-        rate = machines * cores / seconds
+        rate = machines * cores / engine["seconds"]
         ranks = [machines * -(-10**9 // size) for size in (4096, MAX_SHARD_CLIPS)]
-        rows.append([f"{machines:,}", f"{rate:,.0f}", f"{rate * total / 4096:,.0f}", f"{rate * 2360 / 1e6:,.1f} MB/s",
+        rows.append([f"{machines:,}", f"{rate:,.0f}", f"{rate * total / 4096:,.0f}", f"{rate * engine['bytes'] / 1e6:,.1f} MB/s",
                      *(f"{2 * n:,} / {n:,}" for n in ranks)])  # fmt: skip
     table(["machines", "clips/s", "calls/s", "written", "10^9 clips: stats / receipts read by all ranks at the end",
            f"the same with --shard-clips {MAX_SHARD_CLIPS}"], rows)  # fmt: skip
@@ -192,7 +192,7 @@ def main() -> None:
     )
     folder_table(size, rates, engine["bytes"])
     time_table({"model that ships": engine["seconds"], "paper size": paper}, options.cores, options.hours_between_failures)
-    calls_table(calls, engine["seconds"], options.cores)
+    calls_table(calls, engine, options.cores)
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ svg .grid { stroke: var(--line); } svg .area { fill: var(--main); opacity: .25; 
 <div class="bar" role="img" aria-label="$percent"><i style="width:$done%"></i><b style="width:$waiting%"></b></div>
 <dl>$facts</dl></section>
 <section><h2>Clips per second over time</h2>$chart</section>
-<section><h2>Newest clips</h2>$gallery</section>
 $trouble
+<section><h2>Newest clips</h2>$gallery</section>
 <div class="faint">$foot</div>
 </main></body></html>
 """)
@@ -74,7 +74,7 @@ def page(view: JobView, samples: list[Sample]) -> str:
         "shards worked on": f"{len(view.working):,}",
         "quarantined": f"{len(view.quarantined):,}",
         "flagged": f"{sum(n for k, n in view.quality.items() if k not in ('failed', 'non_finite')):,}",
-        "size": f"{view.bytes / 1e6:,.1f} MB",
+        "size": f"{view.bytes / 1e6:,.1f} MB" if view.bytes >= 1e6 else f"{view.bytes / 1e3:,.1f} kB",
         "engine time": duration(view.engine_seconds),
         "hosts": f"{len(view.hosts):,}",
     }
