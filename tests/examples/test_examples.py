@@ -135,6 +135,7 @@ def test_kubernetes_job() -> None:
 def test_skypilot_task(tmp_path: Path, codes: list[int], runs: int, wanted: int) -> None:
     task = yaml.safe_load((EXAMPLES / "skypilot.yaml").read_text())
     assert set(task) == {"name", "num_nodes", "resources", "volumes", "setup", "run"}
+    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [RESUMABLE]
     play(tmp_path, "gaitcrafter-rt", f"codes=({' '.join(map(str, codes))}); "
          f"exit ${{codes[$(( $(wc -l < {shlex.quote(str(tmp_path / 'gaitcrafter-rt.calls'))}) - 1 ))]}}")  # fmt: skip
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "REST": "0"}
