@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -168,6 +169,23 @@ def test_others_are_kept_for_the_next_round(fast: Path) -> None:
     assert "OutputError" in type(driver.given_up()).__name__
     driver.round([1])
     assert done == {0, 1, 2}
+
+
+def test_actors_that_die_over_a_shard_end_the_job_in_time(fast: Path) -> None:
+    """Ray gives up a dataset whose actor died too often: what is missing is handed out again, then the job says what would help."""
+
+    def deadly(number: int, columns: dict[str, Any]) -> None:
+        if number == 1:
+            raise RuntimeError("The actor died\nand a long story follows")
+
+    driver, _, done, _ = drive(fast, deadly)
+    driver.round([0, 1, 2])
+    assert done == {0}
+    driver.round([2])
+    assert done == {0, 2}
+    error = driver.given_up()
+    assert isinstance(error, InternalError)
+    assert re.search(r"1 shards are missing .* shard 1: .*The actor died\).* without --backend ray", str(error))
 
 
 def test_too_many_failures_and_signals_stop_the_actors(fast: Path) -> None:
