@@ -93,6 +93,8 @@ void Denoiser::eval(const float* x, const TimeTables& time, int step, const floa
   const bool in_fp32 = exact && exact_ != nullptr;
   const UNet& network = in_fp32 ? *exact_ : *unet_;
   const ForwardMemory activations{in_fp32 ? &exact_placement_ : &placement_, memory.own, memory.shared};
+  // The weights of the other one need not be resident meanwhile.
+  if (exact_ != nullptr) (in_fp32 ? *unet_ : *exact_).rest();
   NodeTimes* nodes = times == nullptr ? nullptr : in_fp32 ? &times->exact : &times->network;
   network.forward(x, time, step, state, out, activations, team, nodes);
   if (!uses_cond() || !uses_null()) return;

@@ -83,6 +83,8 @@ class NativeUNet final : public UNet {
     run_plan(plan_, ops_, fp32_, inputs, memory, team, times);
   }
 
+  void rest() const override { weights_.pages().rest(); }
+
   double flops() const override { return plan_.flops; }
 
  private:

@@ -99,6 +99,10 @@ class UNet {
   // The nodes in the order in which they run.
   virtual std::vector<NodeInfo> nodes() const = 0;
 
+  // Gives back the memory of weights that a file of the cache holds; the next call reads them again. For a network that
+  // is not used for a while.
+  virtual void rest() const = 0;
+
   // 2 x multiply-adds of convolutions, linear layers and attention products in one call.
   virtual double flops() const = 0;
 };

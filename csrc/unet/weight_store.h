@@ -28,6 +28,7 @@ class WeightStore {
   WeightStore(Pages pages, size_t offset, const ArrayLayout& layout, bool filled)
       : pages_(std::move(pages)), offset_(offset), layout_(layout), filled_(filled) {}
 
+  const Pages& pages() const { return pages_; }
   Pages take_pages() && { return std::move(pages_); }
 
   // 64-byte aligned and zeroed; `fill` writes it, if it is not filled already. Throws std::bad_alloc.
