@@ -73,6 +73,9 @@ def recogniser(judge: Path, data: Path, as_json: bool) -> None:
 
     Gallery: the first four recordings of normal walking, or all but one; probes: everything else. Per covariate the mean over probe
     views of the mean over the other gallery views, and the same view beside it.
+
+    \b
+    gaitcrafter-rt eval recogniser judge-set --data other48
     """
     import numpy as np
 
