@@ -63,6 +63,25 @@ TEST_F(CApi, InfoSaysWhatTheModelIs) {
   EXPECT_EQ(gc_abi_version(), GC_ABI_VERSION);
 }
 
+TEST_F(CApi, TheCacheOfPackedWeights) {
+  const char* from = nullptr;
+  ASSERT_EQ(gc_engine_weights_from(engine_, &from), GC_OK);
+  EXPECT_TRUE(std::string(from) == "memory" || std::string(from) == "written" || std::string(from) == "cache") << from;
+  EXPECT_STATUS(gc_engine_weights_from(nullptr, &from), GC_INVALID_REQUEST, "engine is NULL");
+  EXPECT_STATUS(gc_engine_weights_from(engine_, nullptr), GC_INVALID_REQUEST, "text is NULL");
+  gc_cache cache = gc_cache_default();
+  ASSERT_EQ(gc_cache_look(nullptr, &cache), GC_OK);
+  EXPECT_NE(cache.folder, nullptr);
+  EXPECT_TRUE(*cache.folder != 0 || *cache.problem != 0) << "a cache that has no place says why";
+  ASSERT_EQ(gc_cache_look(std::string(64, '0').c_str(), &cache), GC_OK);
+  EXPECT_EQ(cache.entries, 0u);
+  cache.struct_size = 4;
+  EXPECT_STATUS(gc_cache_look(nullptr, &cache), GC_INVALID_REQUEST, "gc_cache");
+  cache = gc_cache_default();
+  cache.version = 99;
+  EXPECT_STATUS(gc_cache_look(nullptr, &cache), GC_UNSUPPORTED_VERSION, "gc_cache");
+}
+
 TEST_F(CApi, Labels) {
   const char* text = nullptr;
   size_t length = 0;

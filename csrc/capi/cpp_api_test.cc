@@ -39,6 +39,7 @@ Error thrown_by(Work work) {
 TEST(CppApi, GeneratesByNameAndByIndexAlike) {
   const Engine engine(kFixtures + "tiny-walker", threads(2));
   EXPECT_EQ(engine.labels(Axis::kView), (std::vector<std::string>{"000", "090"}));
+  EXPECT_FALSE(engine.weights_from().empty());
   Condition by_name, by_index;
   by_name.label(Axis::kIdentity, "003").label(Axis::kIdentity, "001", 0.5f).label(Axis::kView, "090");
   by_index.index(Axis::kIdentity, 2).index(Axis::kIdentity, 0, 0.5f).index(Axis::kView, 1);

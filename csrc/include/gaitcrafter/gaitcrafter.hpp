@@ -188,6 +188,13 @@ class Engine {
     return i;
   }
 
+  // "cache", "written" or "memory" (gc_engine_weights_from).
+  std::string weights_from() const {
+    const char* text = nullptr;
+    check(gc_engine_weights_from(get(), &text));
+    return text;
+  }
+
   std::vector<std::string> labels(Axis axis) const {
     std::vector<std::string> names;
     const gc_info i = info();
