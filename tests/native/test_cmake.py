@@ -16,6 +16,7 @@ import gaitcrafter_rt as gc
 
 ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "tests" / "fixtures" / "tiny-walker"
+CACHE = ROOT / "tests" / "fixtures" / "cache-version-1"
 cmake = shutil.which("cmake")
 
 
@@ -33,9 +34,28 @@ def build_and_run(cmake_dir: str, work: Path) -> np.ndarray:
     call(cmake, "-S", source, "-B", work / "build", f"-Dgaitcrafter_DIR={cmake_dir}", "-DCMAKE_BUILD_TYPE=Debug")
     call(cmake, "--build", work / "build")
     call(work / "build" / "generate_clip", FIXTURE, work / "clip.pgm", 5, "002", "090")
+    check_loaders(work)
     data = (work / "clip.pgm").read_bytes()
     assert data.startswith(b"P5\n32 192\n255\n")
     return np.frombuffer(data[len(b"P5\n32 192\n255\n") :], np.uint8).reshape(6, 32, 32)
+
+
+def check_loaders(work: Path) -> None:
+    """The two loaders: what they read and make is what numpy reads and the engine makes."""
+    bits = np.fromfile(CACHE / "silhouettes.bin", np.uint8).reshape(4, 128)
+    names = ["001", "001", "001=0.3+002=0.7", "001=0.3+002=0.7"]
+    lines = call(work / "build" / "pk_loader", CACHE, 2, 2, 5, 7).splitlines()
+    assert len(lines) == 5
+    for line in lines:
+        _, _, _, foreground, *clips = line.split()
+        pairs = [c.split(":") for c in clips]
+        assert sorted(int(n) for n, _ in pairs) == [0, 1, 2, 3]
+        assert all(names[int(n)] == name for n, name in pairs)
+        assert int(foreground) == np.unpackbits(bits).sum()
+    call(work / "build" / "stream_clips", FIXTURE, 20, work / "clips.bin", 5)
+    with gc.Engine(FIXTURE) as engine:
+        made = engine.generate([gc.Condition(identity=f"00{i % 3 + 1}") for i in range(20)], seed=5)
+    assert (work / "clips.bin").read_bytes() == made.packed.tobytes()
 
 
 @pytest.mark.skipif(cmake is None, reason="cmake is not installed")
