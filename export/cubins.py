@@ -1,0 +1,155 @@
+"""Triton kernels ahead of time (extra ``gpu``): a recorded launch becomes a cubin for a given chip, on a machine without a GPU.
+
+What a compiled kernel costs is read from the cubin by the tools inside the triton package: registers and local memory by cuobjdump,
+instructions by nvdisasm. Nothing here says that a kernel computes the right thing; tests/kernels does, by Triton's interpreter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import CapabilityError, InternalError, MissingExtraError
+from ..kernels.launch import INTERPRETED, Launch
+
+# Compute capability to the largest shared memory of a block in bytes (CUDA C++ Programming Guide, technical specifications).
+SHARED_LIMITS = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
+PTX_CAPABILITY = 80  # its PTX runs on every later chip
+_TYPES = {
+    torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int64: "i64", torch.int32: "i32", torch.uint8: "u8",
+}  # fmt: skip
+_PRODUCTS = re.compile(r"\b(UTC[A-Z0-9]*MMA|Q?HGMMA|HMMA|DMMA|IMMA)\b")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One compiled kernel."""
+
+    name: str
+    key: str
+    capability: int
+    cubin: bytes
+    ptx: str
+    entry: str
+    warps: int
+    stages: int
+    shared: int  # bytes, dynamic
+    scratch: int  # bytes of global scratch; launchers pass no such memory
+    parameters: tuple[str, ...]  # tensors in the order of the kernel's pointers
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a cubin holds."""
+
+    registers: int
+    stack: int  # bytes per thread: spills and local arrays
+    products: dict[str, int]  # tensor-core instructions by name
+    wide_loads: int  # 16 bytes at once, global memory
+    loads: int  # all from global memory
+
+
+def require_triton() -> Any:
+    """The module. Raises MissingExtraError without it, CapabilityError under the interpreter, which cannot compile."""
+    try:
+        import triton
+    except ImportError as e:
+        raise MissingExtraError.for_extra("gpu", "compiling the GPU kernels", e.name) from e
+    if INTERPRETED:
+        raise CapabilityError("TRITON_INTERPRET=1 turns the compiler off; unset it to compile the GPU kernels")
+    return triton
+
+
+def signature(launch: Launch) -> dict[str, str]:
+    """Triton's type of every parameter of the kernel, in order; what is known at compile time is ``constexpr``."""
+    types = {}
+    for name in launch.kernel.arg_names:
+        tensor = launch.tensors.get(name)
+        types[name] = "constexpr" if tensor is None else f"*{_TYPES[tensor.dtype]}"
+    return types
+
+
+def key_of(launch: Launch) -> str:
+    """Launches of one key share one compiled kernel: function, types, constants, warps, stages."""
+    parts = [launch.name, signature(launch), launch.constants, launch.warps, launch.stages, launch.contract]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def distinct(launches: Iterable[Launch]) -> list[Launch]:
+    """One launch of every key, in order of appearance."""
+    return list({key_of(launch): launch for launch in reversed(list(launches))}.values())[::-1]
+
+
+def compile_launch(launch: Launch, capability: int) -> Kernel:
+    """Compile for one compute capability (80 is sm_80). Tensors are taken as 16-byte aligned, as every allocation is.
+
+    Raises CapabilityError below sm_80, which these kernels do not serve.
+    """
+    triton = require_triton()
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    if capability < PTX_CAPABILITY:
+        raise CapabilityError(
+            f"sm_{capability} is older than sm_{PTX_CAPABILITY}; on such chips run the exported ONNX network in fp16 with ONNX Runtime"
+        )
+    types = signature(launch)
+    names = list(types)
+    constants = {(i,): launch.constants.get(name) for i, name in enumerate(names) if types[name] == "constexpr"}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if types[name] != "constexpr"}
+    source = ASTSource(fn=launch.kernel, signature=types, constexprs=constants, attrs=aligned)
+    options = dict(num_warps=launch.warps, num_stages=launch.stages, enable_fp_fusion=launch.contract)
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    meta = made.metadata
+    return Kernel(
+        launch.name, key_of(launch), capability, made.asm["cubin"], made.asm["ptx"], meta.name, meta.num_warps, launch.stages,
+        meta.shared, meta.global_scratch_size, tuple(name for name in names if types[name] != "constexpr"),
+    )  # fmt: skip
+
+
+def tool(name: str) -> Path:
+    """A program inside the triton package."""
+    return Path(require_triton().__file__).parent / "backends" / "nvidia" / "bin" / name
+
+
+def _run(*command: str | Path) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+    if done.returncode:
+        raise InternalError(f"{Path(command[0]).name} failed: {done.stderr.strip()[-400:]}")
+    return done.stdout
+
+
+def sass(cubin: bytes) -> str:
+    """Disassembly of a cubin."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return _run(tool("nvdisasm"), "-c", file.name)
+
+
+def costs(kernel: Kernel) -> Costs:
+    """Registers, stack, tensor-core instructions and loads of a compiled kernel."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.cubin)
+        file.flush()
+        usage = _run(tool("cuobjdump"), "--dump-resource-usage", file.name)
+    numbers = {k: int(v) for k, v in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
+    if "REG" not in numbers:
+        raise InternalError(f"cuobjdump said nothing of registers: {usage[-400:]}")
+    text = sass(kernel.cubin)
+    products: dict[str, int] = {}
+    for found in _PRODUCTS.findall(text):
+        products[found] = products.get(found, 0) + 1
+    global_loads = re.findall(r"\b(?:LDG|LDGSTS|UTMALDG)\.[A-Z0-9.]*", text)
+    wide = sum(".128" in load for load in global_loads)
+    return Costs(numbers["REG"], numbers["STACK"] + numbers.get("LOCAL", 0), products, wide, len(global_loads))
