@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import InvalidRequestError
 from .channel_layer_norm import EPS, channel_layer_norm
 from .launch import channels_last, empty_channels_last, is_recording, jit, launch, padded, site_tile, tl, upcast, use_kernel
 
@@ -78,7 +79,7 @@ def affine_silu(x: Tensor, affine: Tensor) -> Tensor:
 
 def moments_of(y: Tensor, tile: int) -> Tensor:
     """``moments [N, tiles, 2, C]`` (group_norm_silu.py) in plain operations, fp32."""
-    sites = y.permute(0, 2, 3, 1).flatten(1, 2).float()
+    sites = y.permute(0, 2, 3, 1).flatten(1, 2).to(torch.promote_types(y.dtype, torch.float32))
     parts = [(part.mean(1), part.var(1, correction=0) * part.shape[1]) for part in sites.split(tile, dim=1)]
     return torch.stack([torch.stack(pair, dim=1) for pair in parts], dim=1)
 
@@ -230,6 +231,7 @@ def _conv2d(
 def launch_conv2d(
     x: Tensor, second: Tensor | None, packed: Tensor, bias: Tensor | None, stride: int, affine: Tensor | None,
     gamma: Tensor | None, residual: Tensor | None, residual_affine: Tensor | None, want_moments: bool,
+    dtype: torch.dtype | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Arguments and results of ``conv2d``."""
     n, h, w, c1 = channels_last(x).shape
@@ -238,9 +240,11 @@ def launch_conv2d(
     spread = 2 if phases == 4 else 1
     pad = 1 if phases == 4 else padding_of(kh)
     gh, gw = (h, w) if phases == 4 else ((h + 2 * pad - kh) // stride + 1, (w + 2 * pad - kw) // stride + 1)
-    y = empty_channels_last(x, n, co, gh * spread, gw * spread)
+    y = empty_channels_last(x, n, co, gh * spread, gw * spread, dtype)
     if residual is not None:
         channels_last(residual, "residual")
+    if gamma is not None and (second is not None or kh * kw * phases > 1):
+        raise InvalidRequestError("a LayerNorm on load goes with a 1x1 convolution of one input only")
     block_m, block_n = site_tile(gh * gw), min(64, padded(co))
     flat = c1 < FLAT_BELOW and second is None and affine is None and gamma is None
     block_k = min(64, padded(kh * kw * c1 if flat else max(c1, c2)))
@@ -269,24 +273,25 @@ def _images(n: int, affine: Tensor | None) -> int:
 def conv2d(
     x: Tensor, second: Tensor | None, packed: Tensor, bias: Tensor | None, stride: int = 1, affine: Tensor | None = None,
     gamma: Tensor | None = None, residual: Tensor | None = None, residual_affine: Tensor | None = None, want_moments: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The output, and its moments ``[N, tiles, 2, Co]`` over tiles of ``site_tile`` pixels (empty unless wanted).
 
     ``x [N, C1, H, W]``, ``second [N, C2, H, W]``, ``packed`` from pack_conv or pack_conv_transpose over C1 + C2 channels, ``affine
     [scopes, 2, C1 + C2]`` goes before the products, ``gamma [C1]`` is LayerNorm's (1x1 without ``second`` only), ``residual`` is like
-    the output and ``residual_affine [scopes, 2, Co]`` goes before it is added. Norms are fp32, products have the dtype of x.
+    the output and ``residual_affine [scopes, 2, Co]`` goes before it is added. Norms are fp32, products have the dtype of x; ``dtype`` is that of the output (None: of x).
     """
     if use_kernel(x):
-        return launch_conv2d(x, second, packed, bias, stride, affine, gamma, residual, residual_affine, want_moments)
+        return launch_conv2d(x, second, packed, bias, stride, affine, gamma, residual, residual_affine, want_moments, dtype)
     y = conv2d_reference(x, second, packed, bias, stride, affine, gamma, residual, residual_affine)
     moments = moments_of(y, site_tile(y.shape[2] * y.shape[3])) if want_moments else x.new_empty(0, dtype=torch.float32)
-    return y.contiguous(memory_format=torch.channels_last), moments
+    return y.to(dtype or x.dtype, memory_format=torch.channels_last), moments
 
 
 @conv2d.register_fake
-def _(x, second, packed, bias, stride=1, affine=None, gamma=None, residual=None, residual_affine=None, want_moments=False):
+def _(x, second, packed, bias, stride=1, affine=None, gamma=None, residual=None, residual_affine=None, want_moments=False, dtype=None):
     if is_recording():
-        return launch_conv2d(x, second, packed, bias, stride, affine, gamma, residual, residual_affine, want_moments)
+        return launch_conv2d(x, second, packed, bias, stride, affine, gamma, residual, residual_affine, want_moments, dtype)
     phases, kernel, _, _, co = packed.shape
     n, _, h, w = x.shape
     if phases == 4:
@@ -294,4 +299,4 @@ def _(x, second, packed, bias, stride=1, affine=None, gamma=None, residual=None,
     else:
         h, w = ((size + 2 * padding_of(kernel) - kernel) // stride + 1 for size in (h, w))
     moments = (n, -(-h * w // site_tile(h * w)), 2, co) if want_moments else (0,)
-    return empty_channels_last(x, n, co, h, w), x.new_empty(moments, dtype=torch.float32)
+    return empty_channels_last(x, n, co, h, w, dtype), x.new_empty(moments, dtype=torch.float32)

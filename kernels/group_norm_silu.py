@@ -248,6 +248,56 @@ def _group_norm_silu(
     return launch_apply(x, affine, residual)
 
 
+@torch.library.custom_op("gaitcrafter::norm_affine", mutates_args=())
+def norm_affine(
+    moments: Tensor, weight: Tensor, bias: Tensor, groups: int, frames: int, scope: str, sites: int, scale_shift: Tensor | None = None
+) -> Tensor:
+    """GroupNorm and FiLM as ``a * x + b``: ``affine [scopes, 2, C]`` fp32 from the moments of images of ``sites`` pixels."""
+    if use_kernel(moments):
+        return launch_affine(moments, weight, bias, scale_shift, groups, frames, scope, sites, site_tile(sites))
+    images = frames if scope == "clip" else 1
+    n, tiles, _, c = moments.shape
+    tile = site_tile(sites)
+    count = torch.tensor([min(tile, sites - t * tile) for t in range(tiles)], dtype=moments.dtype, device=moments.device)
+    parts = moments.view(n // images, images, tiles, 2, groups, c // groups)
+    count = count[None, None, :, None, None]
+    means, within = parts[:, :, :, 0], parts[:, :, :, 1]
+    total = images * sites * (c // groups)
+    mean = (means * count).sum((1, 2, 4), keepdim=True) / total
+    variance = (within + count * (means - mean) ** 2).sum((1, 2, 4)) / total
+    scale = (variance + EPS).rsqrt().repeat_interleave(c // groups, 1)
+    a = weight * scale
+    b = bias - mean[:, 0, 0, :, 0].repeat_interleave(c // groups, 1) * a
+    if scale_shift is not None:
+        gain, shift = scale_shift.repeat_interleave(frames // images, 0).chunk(2, dim=1)
+        a, b = a * (gain + 1), b * (gain + 1) + shift
+    return torch.stack((a, b), dim=1)
+
+
+@norm_affine.register_fake
+def _(moments, weight, bias, groups, frames, scope, sites, scale_shift=None):
+    if is_recording():
+        return launch_affine(moments, weight, bias, scale_shift, groups, frames, scope, sites, site_tile(sites))
+    return moments.new_empty((moments.shape[0] // (frames if scope == "clip" else 1), 2, moments.shape[3]))
+
+
+@torch.library.custom_op("gaitcrafter::affine_silu", mutates_args=())
+def affine_silu(x: Tensor, affine: Tensor, residual: Tensor | None = None) -> Tensor:
+    """``silu(a * x + b) + residual``; ``affine [scopes, 2, C]``, each scope equally many images."""
+    if use_kernel(x):
+        return launch_apply(x, affine, residual)
+    rows = affine.repeat_interleave(x.shape[0] // len(affine), 0)[..., None, None].to(x.dtype)
+    y = F.silu(x * rows[:, 0] + rows[:, 1])
+    return (y if residual is None else y + residual).contiguous(memory_format=torch.channels_last)
+
+
+@affine_silu.register_fake
+def _(x, affine, residual=None):
+    if is_recording():
+        return launch_apply(x, affine, residual)
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
 @torch.library.custom_op("gaitcrafter::rms_norm_silu", mutates_args=())
 def rms_norm_silu(
     x: Tensor, gamma: Tensor, frames: int, scale_shift: Tensor | None = None, residual: Tensor | None = None

@@ -61,8 +61,7 @@ class Launch:
     @property
     def dram_bytes(self) -> int:
         """Every tensor once, whatever is written and read twice: the floor if caches hold what programs share."""
-        written = self.constants.get("WRITES", 0)
-        return sum(t.numel() * t.element_size() for t in self.tensors.values() if t is not None) + written
+        return sum(t.numel() * t.element_size() for t in self.tensors.values() if t is not None)
 
 
 @dataclass
@@ -122,9 +121,9 @@ def channels_last(x: Tensor, what: str = "x") -> Tensor:
     return y
 
 
-def empty_channels_last(like: Tensor, n: int, c: int, h: int, w: int) -> Tensor:
-    """An uninitialised ``[n, c, h, w]`` with channels-last strides."""
-    return like.new_empty((n, h, w, c)).permute(0, 3, 1, 2)
+def empty_channels_last(like: Tensor, n: int, c: int, h: int, w: int, dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised ``[n, c, h, w]`` with channels-last strides, of the dtype of ``like`` unless another is given."""
+    return like.new_empty((n, h, w, c), dtype=dtype or like.dtype).permute(0, 3, 1, 2)
 
 
 def next_power_of_2(n: int) -> int:
@@ -155,7 +154,8 @@ def launch(
     l2_bytes: int = 0,
 ) -> None:
     """Start ``kernel`` over ``grid``, or record it. Raises CapabilityError where the grid is larger than CUDA allows."""
-    full = (*grid, 1, 1)[:3]
+    first, second, third = (*grid, 1, 1)[:3]
+    full = (first, second, third)
     for axis, (got, limit) in enumerate(zip(full, GRID_LIMITS, strict=True)):
         if got > limit:
             raise CapabilityError(

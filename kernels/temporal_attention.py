@@ -7,7 +7,7 @@ Kernels. Stage 1, ``_attend``: from projected q, k and v; sequences are read whe
 rearranged. A program has up to four neighbouring sites and one head, whole sequences in registers (up to 64 frames; longer ones in
 tiles with a running softmax). spatial_attention.py uses it too. Stage 2, ``_block``: norm, projections, attention, output
 projection and residual in one kernel that reads x once and writes y once; weights pass through head by head from L2 (16 kB each at
-64 channels), which is why a program takes as many sites as registers hold. It fits up to 128 channels, see ``block_fits``.
+64 channels), which is why a program takes as many sites as registers hold. It fits up to 64 channels, see ``block_fits``.
 """
 
 from __future__ import annotations
@@ -209,8 +209,7 @@ def _block(
     frame = tl.arange(0, T)
     mask = ((s < SITES) & (i < L))[:, None] & (c < C)[None, :]
     offset = (i * SITES + s)[:, None] * C + c[None, :]
-    raw = tl.load(x + clip + offset, mask=mask, other=0)
-    v = raw.to(tl.float32)
+    v = tl.load(x + clip + offset, mask=mask, other=0).to(tl.float32)
     apart = tl.where(mask, v - (tl.sum(v, axis=1) / C)[:, None], 0.0)
     scale = 1.0 / tl.sqrt(tl.sum(apart * apart, axis=1) / C + EPS)
     gain = tl.load(gamma + c, mask=c < C, other=0).to(tl.float32)
@@ -220,21 +219,23 @@ def _block(
     for h in range(0, HEADS):
         weight = to_qkv + h * (3 * CP * DP) + c[:, None] * DP + d[None, :]
         q = tl.reshape(tl.dot(normed, tl.load(weight).to(product), input_precision="ieee"), (S, T, DP))
-        k = tl.reshape(tl.dot(normed, tl.load(weight + CP * DP).to(product), input_precision="ieee"), (S, T, DP))
-        u = tl.reshape(tl.dot(normed, tl.load(weight + 2 * CP * DP).to(product), input_precision="ieee"), (S, T, DP))
         if cos is not None:
             q = _rotated(q, cos, sin, frame, L, D, PAIRS, S, T, DP)
-            k = _rotated(k, cos, sin, frame, L, D, PAIRS, S, T, DP)
         q = q.to(x.dtype.element_ty).to(product)
+        k = tl.reshape(tl.dot(normed, tl.load(weight + CP * DP).to(product), input_precision="ieee"), (S, T, DP))
+        if cos is not None:
+            k = _rotated(k, cos, sin, frame, L, D, PAIRS, S, T, DP)
         k = k.to(x.dtype.element_ty).to(product)
-        u = u.to(x.dtype.element_ty).to(product)
         scores = _scores(q, k, None if bias is None else bias + h * (L * L), D**-0.5, frame, frame, L)
         p = tl.exp(scores - tl.max(scores, axis=2)[:, :, None])
         total = tl.sum(p, axis=2)
+        u = tl.reshape(tl.dot(normed, tl.load(weight + 2 * CP * DP).to(product), input_precision="ieee"), (S, T, DP))
+        u = u.to(x.dtype.element_ty).to(product)
         o = tl.dot(p.to(x.dtype.element_ty).to(product), u, input_precision="ieee") / total[:, :, None]
         o = tl.reshape(o, (S * T, DP)).to(x.dtype.element_ty).to(product)
         acc = tl.dot(o, tl.load(to_out + h * (DP * CP) + d[:, None] * CP + c[None, :]).to(product), acc, input_precision="ieee")
-    tl.store(y + clip + offset, (raw.to(tl.float32) + acc).to(y.dtype.element_ty), mask=mask)
+    acc += tl.load(x + clip + offset, mask=mask, other=0).to(tl.float32)  # from cache: held since the start it costs registers
+    tl.store(y + clip + offset, acc.to(y.dtype.element_ty), mask=mask)
 
 
 def launch_attend(
@@ -260,7 +261,7 @@ def launch_attend(
     return y
 
 
-LARGEST_BLOCK_WIDTH = 128  # channels that stage 2 takes
+LARGEST_BLOCK_WIDTH = 64  # channels that stage 2 takes; at 128 it spills registers and reads weights from L2 36 times per byte of x
 LARGEST_BLOCK_FRAMES = 64
 
 

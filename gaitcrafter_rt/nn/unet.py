@@ -106,7 +106,7 @@ class UNet3D(nn.Module):
             raise InvalidRequestError(
                 f"clip of {frames}x{h}x{w}; this model takes {shape.frames}x{shape.height}x{shape.width}"
             )
-        labels = self._filled(labels or {}, b, x.device)
+        labels = filled_labels(self.config, labels or {}, b, x.device)
         time = self.time_mlp(t)
         if self.null_cond is not None:
             vec = self.null_cond.expand(b, -1) if cond is None else cond
@@ -152,18 +152,18 @@ class UNet3D(nn.Module):
                 y = level.upsample(y)
         return self.final_block(torch.cat((y, residual), dim=1), frames, None, {})
 
-    def _filled(self, labels: dict[str, Tensor], batch: int, device: torch.device) -> dict[str, Tensor]:
-        """Every wired axis, null where the caller gave none."""
-        cond = self.config.conditioning
-        out = {}
-        for axis in AXES:
-            if getattr(cond, axis) == "none":
-                continue
-            n = len(getattr(self.config.labels, axis))
-            if axis in labels:
-                out[axis] = labels[axis]
-            else:
-                null = torch.zeros(batch, n + 1, device=device)
-                null[:, n] = 1
-                out[axis] = null
-        return out
+
+def filled_labels(config: ModelConfig, labels: dict[str, Tensor], batch: int, device: torch.device) -> dict[str, Tensor]:
+    """Every wired axis, null where the caller gave none."""
+    out = {}
+    for axis in AXES:
+        if getattr(config.conditioning, axis) == "none":
+            continue
+        n = len(getattr(config.labels, axis))
+        if axis in labels:
+            out[axis] = labels[axis]
+        else:
+            null = torch.zeros(batch, n + 1, device=device)
+            null[:, n] = 1
+            out[axis] = null
+    return out

@@ -1,0 +1,82 @@
+"""The rule for kernels: against fp64, at most twice the error of eager torch at the same type, plus a tiny constant.
+
+fp32 and fp16 by that rule. The interpreter truncates where it stores bf16 and cannot multiply it, so bf16 is tried at load and store only
+and may lose one more unit in the last place (2^-7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gaitcrafter_rt.kernels import (
+    conv2d,
+    group_norm_silu,
+    sampler_step,
+    spatial_attention,
+    spatial_linear_attention,
+    temporal_attention,
+    temporal_conv,
+)
+
+MODULES = [
+    conv2d, group_norm_silu, sampler_step, spatial_linear_attention, temporal_attention, temporal_conv,
+]  # fmt: skip
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+TINY = {torch.float32: 2e-7, torch.float16: 2e-4, torch.bfloat16: 2.0**-7}
+
+
+@contextlib.contextmanager
+def eager() -> Iterator[None]:
+    """Ops compute their references."""
+    saved = {m: m.use_kernel for m in [*MODULES, spatial_attention]}
+    for module in saved:
+        module.use_kernel = lambda x: False
+    try:
+        yield
+    finally:
+        for module, function in saved.items():
+            module.use_kernel = function
+
+
+def _doubled(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def judge(op: Callable[..., Any], *args: Any, dtype: torch.dtype) -> None:
+    """Run ``op`` by its kernel, eagerly, and in double; compare every floating-point result."""
+    got = op(*args)
+    with eager():
+        plain, exact = op(*args), op(*map(_doubled, args))
+    if isinstance(got, Tensor):
+        got, plain, exact = (got,), (plain,), (exact,)
+    for mine, theirs, truth in zip(got, plain, exact, strict=True):
+        if not truth.numel():
+            continue
+        assert mine.shape == truth.shape and mine.dtype == theirs.dtype and mine.isfinite().all()
+        error, loss = ((v.double() - truth.double()).abs().max().item() for v in (mine, theirs))
+        assert error <= 2 * loss + TINY[dtype] * truth.abs().max().item(), f"{op}: error {error:.3g}, eager {loss:.3g}"
+
+
+class Maker:
+    """Random tensors of one seed, in the dtype under test."""
+
+    def __init__(self, dtype: torch.dtype, seed: int = 0) -> None:
+        self.dtype, self.generator = dtype, torch.Generator().manual_seed(seed)
+
+    def vector(self, *shape: int, mean: float = 0.0) -> Tensor:
+        """fp32, as norms and biases are."""
+        return torch.randn(*shape, generator=self.generator) + mean
+
+    def weight(self, *shape: int, terms: int) -> Tensor:
+        """Product weights that keep the size of what they multiply, sums having ``terms`` terms."""
+        return (self.vector(*shape) * terms**-0.5).to(self.dtype)
+
+    def image(self, n: int, c: int, h: int, w: int, mean: float = 1.0, scale: float = 2.0) -> Tensor:
+        """Activations off centre, as after a bias."""
+        x = self.vector(n, c, h, w) * scale + mean
+        return x.to(self.dtype).contiguous(memory_format=torch.channels_last)
