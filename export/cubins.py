@@ -101,7 +101,7 @@ def compile_launch(launch: Launch, capability: int) -> Kernel:
 
     if capability < PTX_CAPABILITY:
         raise CapabilityError(
-            f"sm_{capability} is older than sm_{PTX_CAPABILITY}; on such chips run the exported ONNX network in fp16 with ONNX Runtime"
+            f"sm_{capability} is older than sm_{PTX_CAPABILITY}; there, run the exported ONNX network in fp16 with ONNX Runtime"
         )
     types = signature(launch)
     names = list(types)

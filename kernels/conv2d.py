@@ -113,7 +113,7 @@ def _products(
 ):  # fmt: skip
     """acc += the products of one source: C channels, of which the first is channel AT of TOTAL."""
     blocks: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
-    for step in range(0, KH * KW * blocks):
+    for step in range(KH * KW * blocks):
         tap = step // blocks
         c = (step - tap * blocks) * BLOCK_K + tl.arange(0, BLOCK_K)
         yy = y0 + tap // KW
@@ -172,8 +172,9 @@ def _layer_moments(x, site, ok, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K:
 @jit
 def _conv2d(
     x, second, w, bias, affine, gamma, residual, residual_affine, y, moments, H: tl.constexpr, W: tl.constexpr, C1: tl.constexpr,
-    C2: tl.constexpr, CO: tl.constexpr, GH: tl.constexpr, GW: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, STRIDE: tl.constexpr,
-    PAD: tl.constexpr, SPREAD: tl.constexpr, IMAGES: tl.constexpr, RESIDUAL_IMAGES: tl.constexpr, TILES: tl.constexpr,
+    C2: tl.constexpr, CO: tl.constexpr, GH: tl.constexpr, GW: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
+    STRIDE: tl.constexpr, PAD: tl.constexpr, SPREAD: tl.constexpr, IMAGES: tl.constexpr,
+    RESIDUAL_IMAGES: tl.constexpr, TILES: tl.constexpr,
     BLOCKS_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, FLAT: tl.constexpr,
     EPS: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -253,11 +254,11 @@ def launch_conv2d(
     terms = kh * kw * (c1 + c2)
     launch(
         _conv2d, (n * tiles * blocks_n, phases),
-        dict(x=x, second=second, w=packed, bias=bias, affine=affine, gamma=gamma, residual=residual, residual_affine=residual_affine,
-             y=y, moments=moments if want_moments else None),
+        dict(x=x, second=second, w=packed, bias=bias, affine=affine, gamma=gamma, residual=residual,
+             residual_affine=residual_affine, y=y, moments=moments if want_moments else None),
         dict(H=h, W=w, C1=c1, C2=c2, CO=co, GH=gh, GW=gw, KH=kh, KW=kw, STRIDE=stride, PAD=pad, SPREAD=spread,
-             IMAGES=_images(n, affine), RESIDUAL_IMAGES=_images(n, residual_affine), TILES=tiles, BLOCKS_N=blocks_n, BLOCK_M=block_m,
-             BLOCK_N=block_n, BLOCK_K=block_k, FLAT=flat, EPS=EPS, UPCAST=upcast(x)),
+             IMAGES=_images(n, affine), RESIDUAL_IMAGES=_images(n, residual_affine), TILES=tiles, BLOCKS_N=blocks_n,
+             BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, FLAT=flat, EPS=EPS, UPCAST=upcast(x)),
         stages=3, flops=2 * n * gh * gw * phases * terms * co,
         l2_bytes=n * tiles * blocks_n * phases * terms * (block_m + block_n) * x.element_size()
         + (1 + (residual is not None)) * y.numel() * y.element_size(),
@@ -278,8 +279,9 @@ def conv2d(
     """The output, and its moments ``[N, tiles, 2, Co]`` over tiles of ``site_tile`` pixels (empty unless wanted).
 
     ``x [N, C1, H, W]``, ``second [N, C2, H, W]``, ``packed`` from pack_conv or pack_conv_transpose over C1 + C2 channels, ``affine
-    [scopes, 2, C1 + C2]`` goes before the products, ``gamma [C1]`` is LayerNorm's (1x1 without ``second`` only), ``residual`` is like
-    the output and ``residual_affine [scopes, 2, Co]`` goes before it is added. Norms are fp32, products have the dtype of x; ``dtype`` is that of the output (None: of x).
+    [scopes, 2, C1 + C2]`` goes before the products, ``gamma [C1]`` is LayerNorm's (1x1 without ``second`` only), ``residual`` is
+    like the output and ``residual_affine [scopes, 2, Co]`` goes before it is added. Norms are fp32, products have the dtype of x;
+    ``dtype`` is that of the output (None: of x).
     """
     if use_kernel(x):
         return launch_conv2d(x, second, packed, bias, stride, affine, gamma, residual, residual_affine, want_moments, dtype)
@@ -289,7 +291,9 @@ def conv2d(
 
 
 @conv2d.register_fake
-def _(x, second, packed, bias, stride=1, affine=None, gamma=None, residual=None, residual_affine=None, want_moments=False, dtype=None):
+def _(
+    x, second, packed, bias, stride=1, affine=None, gamma=None, residual=None, residual_affine=None, want_moments=False, dtype=None
+):  # fmt: skip
     if is_recording():
         return launch_conv2d(x, second, packed, bias, stride, affine, gamma, residual, residual_affine, want_moments, dtype)
     phases, kernel, _, _, co = packed.shape

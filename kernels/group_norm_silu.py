@@ -4,9 +4,10 @@ Source: ``Block`` of video-diffusion-pytorch. Releases up to 0.6.3 use GroupNorm
 per-position RMS norm over the channels.
 
 Kernels, GroupNorm: ``_moments`` takes mean and squared deviations of every channel over a tile of pixels (conv2d.py gives the same
-numbers out of its epilogue, which saves this pass), ``_affine`` merges them per group in a fixed order and folds norm, gain and FiLM
-into one ``a * x + b`` per channel, ``_apply`` does that, SiLU and the residual. Three passes over the tensor: two reads, one write.
-RMSNorm: one kernel, one read and one write. Tuned for 32 to 512 channels; a tile of ``_rms`` holds all channels of a pixel, at most 4096.
+numbers out of its epilogue, which saves this pass), ``_affine`` merges them per group in a fixed order and folds norm, gain and
+FiLM into one ``a * x + b`` per channel, ``_apply`` does that, SiLU and the residual. Three passes over the tensor: two reads, one
+write. RMSNorm: one kernel, one read and one write. Tuned for 32 to 512 channels; a tile of ``_rms`` holds whole pixels, at most
+4096 channels.
 """
 
 from __future__ import annotations
@@ -250,8 +251,9 @@ def _group_norm_silu(
 
 @torch.library.custom_op("gaitcrafter::norm_affine", mutates_args=())
 def norm_affine(
-    moments: Tensor, weight: Tensor, bias: Tensor, groups: int, frames: int, scope: str, sites: int, scale_shift: Tensor | None = None
-) -> Tensor:
+    moments: Tensor, weight: Tensor, bias: Tensor, groups: int, frames: int, scope: str, sites: int,
+    scale_shift: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """GroupNorm and FiLM as ``a * x + b``: ``affine [scopes, 2, C]`` fp32 from the moments of images of ``sites`` pixels."""
     if use_kernel(moments):
         return launch_affine(moments, weight, bias, scale_shift, groups, frames, scope, sites, site_tile(sites))

@@ -1,8 +1,8 @@
-"""How the ops start their Triton kernels: through one function, so that launches can be checked, recorded and compiled without a GPU.
+"""How the ops start their Triton kernels: through one function, so that launches can be checked, recorded and compiled anywhere.
 
 Triton is optional (extra ``gpu``). Without it every op computes its plain torch reference, and the first one that meets a CUDA
-tensor says so once. Conventions of all kernels: activations are ``[N, C, H, W]`` with channels-last strides, sums and statistics are
-fp32, shapes are compile-time constants, so that the arguments of a launch are tensors and nothing else, and a program's first
+tensor says so once. Conventions of all kernels: activations are ``[N, C, H, W]`` with channels-last strides, sums and statistics
+are fp32, shapes are compile-time constants, so that the arguments of a launch are tensors and nothing else, and a program's first
 offset into a tensor is 64 bits wide. No tile or split depends on the number of clips.
 """
 

@@ -2,9 +2,9 @@
 
 Reference: ``gaitcrafter_rt.samplers`` (table.py, noise_reference.py, thresholds.py) and ``csrc/sampler/step.cc``, in numpy and C++.
 The noise has the same integers, Philox4x32-10 with counter (element / 4, stream, clip low, clip high) and key (seed low, seed
-high), and the same sequence of fp32 operations, each rounded once: the kernels must not contract a product and a sum. Whether a GPU's
-bits equal the CPU's is for a GPU to show. Everything a row needs is read from buffers, so that a captured graph runs again with
-other seeds and clips. Elementwise: one read and one write of x, one read of the model output.
+high), and the same sequence of fp32 operations, each rounded once: the kernels must not contract a product and a sum. Whether a
+GPU's bits equal the CPU's is for a GPU to show. Everything a row needs is read from buffers, so that a captured graph runs again
+with other seeds and clips. Elementwise: one read and one write of x, one read of the model output.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ def _pack(x, packed, bad, N: tl.constexpr, BYTES: tl.constexpr, LEVEL: tl.conste
 
 @dataclass(frozen=True)
 class DeviceTable:
-    """A sampler table on a device: ``rows [n, 12]`` fp32 (the eight coefficients in the order of ``Row``, guidance, padding to whole
-    16 bytes), ``streams [n, 4]`` int32 (the first counts), and which terms each row has.
+    """A sampler table on a device: ``rows [n, 12]`` fp32 (the eight coefficients in the order of ``Row``, guidance, padding to
+    whole 16 bytes), ``streams [n, 4]`` int32 (the first counts), and which terms each row has.
     """
 
     rows: Tensor
@@ -181,7 +181,7 @@ def as_signed(values: NDArray[np.uint64], device: torch.device | str) -> Tensor:
 
 
 def dynamic_limits(x: Tensor, out: Tensor, row: Tensor, percentile: float) -> Tensor:
-    """The factor of dynamic thresholding of every clip, fp32 ``[clips]``: the quantile of |x0| (linear interpolation), at least 1."""
+    """Dynamic thresholding's factor of every clip, fp32 ``[clips]``: the quantile of |x0| (linear interpolation), at least 1."""
     magnitudes = (row[0] * x + row[1] * out).abs().sort(dim=1).values
     rank = percentile * (x.shape[1] - 1)
     lower = int(rank)
@@ -226,8 +226,8 @@ def sampler_step(
     """One row in place: ``x [clips, N]`` fp32, ``out`` the model's output, or with ``null`` that of the conditioned lane.
 
     ``row``, ``stream`` are rows of a ``DeviceTable`` and the four last flags its terms; ``clip`` limits x0 to -1..1, ``limit`` is
-    ``dynamic_limits``; ``history [clips, 2, N]`` keeps the last two x0, the later at ``newest``; ``bad`` int32 counts outputs of each
-    clip that are not finite.
+    ``dynamic_limits``; ``history [clips, 2, N]`` keeps the last two x0, the later at ``newest``; ``bad`` int32 counts outputs of
+    each clip that are not finite.
     """
     if use_kernel(x):
         _launch_step(x, out, null, row, stream, seeds, clips, limit, history, bad, newest, clip, prev1, prev2, raw, noise)

@@ -84,7 +84,7 @@ def _product(
     base = qkv + n * (SITES * row) + site[:, None] * row + d[None, :]
     product = tl.float32 if UPCAST else qkv.dtype.element_ty
     acc = tl.zeros((TILE, BLOCK_N), tl.float32)
-    for h in range(0, HEADS):
+    for h in range(HEADS):
         q = tl.load(base + h * D, mask=mask, other=0).to(tl.float32)
         q = tl.where((d < D)[None, :], q, float("-inf"))
         q = tl.exp(q - tl.max(q, axis=1)[:, None])

@@ -131,7 +131,7 @@ def _scores(q, k, bias, scale, qi, ki, L: tl.constexpr):
 
 
 @jit
-def _rotated(v, cos, sin, i, L: tl.constexpr, D: tl.constexpr, PAIRS: tl.constexpr, S: tl.constexpr, T: tl.constexpr, DP: tl.constexpr):
+def _rotated(v, cos, sin, i, L: tl.constexpr, PAIRS: tl.constexpr, S: tl.constexpr, T: tl.constexpr, DP: tl.constexpr):
     """Rotary embedding of fp32 ``v [S, T, DP]`` at frames ``i``, interleaved pairs; channels past 2 * PAIRS stay."""
     p = tl.arange(0, DP // 2)
     mask = (i < L)[:, None] & (p < PAIRS)[None, :]
@@ -165,7 +165,7 @@ def _attend(
     base = qkv + group * row + h * D
     q = tl.load(base + token[:, :, None] * row + d[None, None, :], mask=q_mask, other=0).to(tl.float32)
     if cos is not None:
-        q = _rotated(q, cos, sin, qi, L, D, PAIRS, S, T, DP)
+        q = _rotated(q, cos, sin, qi, L, PAIRS, S, T, DP)
     product = tl.float32 if UPCAST else qkv.dtype.element_ty
     q = q.to(qkv.dtype.element_ty).to(product)
     if bias is not None:
@@ -180,7 +180,7 @@ def _attend(
         k = tl.load(base + HEADS * D + rows, mask=k_mask, other=0)
         v = tl.load(base + 2 * HEADS * D + rows, mask=k_mask, other=0)
         if cos is not None:
-            k = _rotated(k.to(tl.float32), cos, sin, ki, L, D, PAIRS, S, T, DP).to(qkv.dtype.element_ty)
+            k = _rotated(k.to(tl.float32), cos, sin, ki, L, PAIRS, S, T, DP).to(qkv.dtype.element_ty)
         scores = _scores(q, k.to(product), bias, D**-0.5, qi, ki, L)
         higher = tl.maximum(top, tl.max(scores, axis=2))
         p = tl.exp(scores - higher[:, :, None])
@@ -216,15 +216,15 @@ def _block(
     product = tl.float32 if UPCAST else x.dtype.element_ty
     normed = (apart * scale[:, None] * gain[None, :]).to(x.dtype.element_ty).to(product)
     acc = tl.zeros((S * T, CP), tl.float32)
-    for h in range(0, HEADS):
+    for h in range(HEADS):
         weight = to_qkv + h * (3 * CP * DP) + c[:, None] * DP + d[None, :]
         q = tl.reshape(tl.dot(normed, tl.load(weight).to(product), input_precision="ieee"), (S, T, DP))
         if cos is not None:
-            q = _rotated(q, cos, sin, frame, L, D, PAIRS, S, T, DP)
+            q = _rotated(q, cos, sin, frame, L, PAIRS, S, T, DP)
         q = q.to(x.dtype.element_ty).to(product)
         k = tl.reshape(tl.dot(normed, tl.load(weight + CP * DP).to(product), input_precision="ieee"), (S, T, DP))
         if cos is not None:
-            k = _rotated(k, cos, sin, frame, L, D, PAIRS, S, T, DP)
+            k = _rotated(k, cos, sin, frame, L, PAIRS, S, T, DP)
         k = k.to(x.dtype.element_ty).to(product)
         scores = _scores(q, k, None if bias is None else bias + h * (L * L), D**-0.5, frame, frame, L)
         p = tl.exp(scores - tl.max(scores, axis=2)[:, :, None])
@@ -242,7 +242,7 @@ def launch_attend(
     qkv: Tensor, heads: int, sequences: int, length: int, step: int, after: int, bias: Tensor | None,
     rotary: tuple[Tensor, Tensor] | None,
 ) -> Tensor:  # fmt: skip
-    """Attention of ``qkv [N, 3*heads*D, H, W]``: groups of ``sequences`` sequences, tokens ``step`` rows apart, sequences ``after``."""
+    """Attention of ``qkv [N, 3*heads*D, H, W]`` in groups of sequences; tokens are ``step`` rows apart, sequences ``after``."""
     n, h, w, width = channels_last(qkv, "qkv").shape
     d = width // (3 * heads)
     y = empty_channels_last(qkv, n, heads * d, h, w)
@@ -271,13 +271,14 @@ def block_fits(channels: int, frames: int, dim_head: int) -> bool:
 
 
 def pack_block(to_qkv: Tensor, to_out: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    """``to_qkv [3*heads*D, C]``, ``to_out [C, heads*D]`` head by head, zero-padded: ``[heads, 3, CP, DP]`` and ``[heads, DP, CP]``."""
+    """``to_qkv [3*heads*D, C]``, ``to_out [C, heads*D]`` head by head, zero-padded: ``[heads, 3, CP, DP]``, ``[heads, DP, CP]``."""
     c = to_qkv.shape[1]
     d = to_qkv.shape[0] // (3 * heads)
     qkv = to_qkv.view(3, heads, d, c).permute(1, 0, 3, 2)
     out = to_out.view(c, heads, d).permute(1, 2, 0)
     add_c, add_d = padded(c) - c, padded(d) - d
-    return torch.nn.functional.pad(qkv, (0, add_d, 0, add_c)).contiguous(), torch.nn.functional.pad(out, (0, add_c, 0, add_d)).contiguous()
+    pad = torch.nn.functional.pad
+    return pad(qkv, (0, add_d, 0, add_c)).contiguous(), pad(out, (0, add_c, 0, add_d)).contiguous()
 
 
 def launch_block(
@@ -295,8 +296,8 @@ def launch_block(
     programs = n // frames * tiles
     launch(
         _block, (programs,), dict(x=x, gamma=gamma, to_qkv=to_qkv, to_out=to_out, bias=bias, cos=cos, sin=sin, y=y),
-        dict(SITES=h * w, L=frames, C=c, HEADS=heads, D=dim_head, PAIRS=0 if cos is None else cos.shape[1], TILES=tiles, S=s, T=tile,
-             CP=cp, DP=dp, EPS=EPS, UPCAST=upcast(x)),
+        dict(SITES=h * w, L=frames, C=c, HEADS=heads, D=dim_head, PAIRS=0 if cos is None else cos.shape[1], TILES=tiles, S=s,
+             T=tile, CP=cp, DP=dp, EPS=EPS, UPCAST=upcast(x)),
         warps=8 if s * tile * cp >= 8192 else 4, stages=1, flops=n * h * w * heads * dim_head * (8 * c + 4 * frames),
         l2_bytes=2 * x.numel() * x.element_size()
         + programs * ((to_qkv.numel() + to_out.numel()) * x.element_size() + (0 if bias is None else bias.numel() * 4)),

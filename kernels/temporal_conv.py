@@ -39,7 +39,7 @@ def _temporal_conv(
     gain = tl.load(gamma + c, mask=c < C, other=0).to(tl.float32)
     product = tl.float32 if UPCAST else x.dtype.element_ty
     acc = tl.zeros((TILE, BLOCK_N), tl.float32)
-    for tap in range(0, 3):
+    for tap in range(3):
         source = n // FRAMES * FRAMES + (n % FRAMES + FRAMES + tap - 1) % FRAMES
         v = tl.load(x + source * (SITES * C) + site[:, None] * C + c[None, :], mask=mask, other=0).to(tl.float32)
         apart = tl.where(mask, v - (tl.sum(v, axis=1) / C)[:, None], 0.0)

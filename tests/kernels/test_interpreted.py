@@ -1,7 +1,7 @@
 """Every kernel against its reference, run by Triton's interpreter on the CPU, in a process of its own.
 
-TRITON_INTERPRET=1 must be set before the kernels are imported and turns Triton's compiler off for the whole process, so the checks in
-``interpreted/`` are no ordinary test files; one can be run with
+TRITON_INTERPRET=1 must be set before the kernels are imported and turns Triton's compiler off for the whole process, so the checks
+in ``interpreted/`` are no ordinary test files; one can be run with
 ``TRITON_INTERPRET=1 pytest tests/kernels/interpreted/check_conv2d.py``.
 """
 

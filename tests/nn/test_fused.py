@@ -44,8 +44,8 @@ def test_golden_outputs(name: str) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        dict(norm="rms_norm", dim=8, init_dim=8, dim_mults=[1, 2], spatial_linear_attention=[True] * 2, temporal_attention=[True] * 2,
-             temporal_conv=[True, False]),
+        dict(norm="rms_norm", dim=8, init_dim=8, dim_mults=[1, 2], spatial_linear_attention=[True] * 2,
+             temporal_attention=[True] * 2, temporal_conv=[True, False]),
         dict(dim=8, init_dim=16, dim_mults=[1, 2], spatial_linear_attention=[False] * 2, temporal_attention=[False] * 2,
              temporal_conv=[False] * 2, position_buckets=0, rotary_dim=0, init_kernel=1, blocks_per_level=1),
     ],
@@ -73,5 +73,6 @@ def test_export_keeps_the_ops_whole(name: str) -> None:
 @torch.no_grad()
 def test_compile_has_no_graph_break() -> None:
     inputs, out = golden("tiny-walker")
-    compiled = torch.compile(FusedUNet(load_unet(FIXTURES / "tiny-walker"), torch.float32).eval(), backend="aot_eager", fullgraph=True)
+    model = FusedUNet(load_unet(FIXTURES / "tiny-walker"), torch.float32).eval()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     assert distance(compiled(*inputs), out) < 2e-6

@@ -79,8 +79,8 @@ def test_guidance_and_two_earlier_estimates() -> None:
     x, bad = torch.from_numpy(v.copy()), torch.zeros(1, dtype=torch.int32)
     index = torch.zeros(1, dtype=torch.int64)
     sampler_step(
-        x, torch.from_numpy(out), torch.from_numpy(null), torch.from_numpy(numbers), torch.zeros(4, dtype=torch.int32), index, index,
-        None, history, bad, 1, True, True, True, True, False,
+        x, torch.from_numpy(out), torch.from_numpy(null), torch.from_numpy(numbers), torch.zeros(4, dtype=torch.int32), index,
+        index, None, history, bad, 1, True, True, True, True, False,
     )  # fmt: skip
     guided = null + (out - null) * numbers[8]
     raw = numbers[0] * v + numbers[1] * guided

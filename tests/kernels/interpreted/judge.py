@@ -1,7 +1,7 @@
 """The rule for kernels: against fp64, at most twice the error of eager torch at the same type, plus a tiny constant.
 
-fp32 and fp16 by that rule. The interpreter truncates where it stores bf16 and cannot multiply it, so bf16 is tried at load and store only
-and may lose one more unit in the last place (2^-7).
+fp32 and fp16 by that rule. The interpreter truncates where it stores bf16 and cannot multiply it, so bf16 is tried at load and
+store only and may lose one more unit in the last place (2^-7).
 """
 
 from __future__ import annotations
