@@ -28,6 +28,7 @@ PTX_CAPABILITY = 80  # its PTX runs on every later chip
 _TYPES = {
     torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int64: "i64", torch.int32: "i32", torch.uint8: "u8",
 }  # fmt: skip
+OPTIONAL_VECTORS = ("bias", "film", "null", "limit", "history")
 _PRODUCTS = re.compile(r"\b(UTC[A-Z0-9]*MMA|Q?HGMMA|HMMA|DMMA|IMMA)\b")
 
 
@@ -40,6 +41,7 @@ class Kernel:
     capability: int
     cubin: bytes
     ptx: str
+    ttir: str
     entry: str
     warps: int
     stages: int
@@ -53,7 +55,7 @@ class Costs:
     """What a cubin holds."""
 
     registers: int
-    stack: int  # bytes per thread: spills and local arrays
+    spills: int  # stores to local memory
     products: dict[str, int]  # tensor-core instructions by name
     wide_loads: int  # 16 bytes at once, global memory
     loads: int  # all from global memory
@@ -90,6 +92,17 @@ def distinct(launches: Iterable[Launch]) -> list[Launch]:
     return list({key_of(launch): launch for launch in reversed(list(launches))}.values())[::-1]
 
 
+def variants(launches: Iterable[Launch]) -> list[Launch]:
+    """The costliest launch of every kernel and of every shape of its code: kernel size, stride, and which tensors are there."""
+    found: dict[tuple[Any, ...], Launch] = {}
+    for launch in launches:
+        present = tuple(name for name, tensor in launch.tensors.items() if tensor is not None and name not in OPTIONAL_VECTORS)
+        shape = (launch.name, present, *(launch.constants.get(k) for k in ("KH", "STRIDE", "SPREAD", "FLAT", "T", "NOISE")))
+        if shape not in found or launch.flops > found[shape].flops:
+            found[shape] = launch
+    return list(found.values())
+
+
 def compile_launch(launch: Launch, capability: int) -> Kernel:
     """Compile for one compute capability (80 is sm_80). Tensors are taken as 16-byte aligned, as every allocation is.
 
@@ -112,8 +125,8 @@ def compile_launch(launch: Launch, capability: int) -> Kernel:
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     meta = made.metadata
     return Kernel(
-        launch.name, key_of(launch), capability, made.asm["cubin"], made.asm["ptx"], meta.name, meta.num_warps, launch.stages,
-        meta.shared, meta.global_scratch_size, tuple(name for name in names if types[name] != "constexpr"),
+        launch.name, key_of(launch), capability, made.asm["cubin"], made.asm["ptx"], made.asm["ttir"], meta.name, meta.num_warps,
+        launch.stages, meta.shared, meta.global_scratch_size, tuple(name for name in names if types[name] != "constexpr"),
     )  # fmt: skip
 
 
@@ -143,7 +156,7 @@ def costs(kernel: Kernel) -> Costs:
         file.write(kernel.cubin)
         file.flush()
         usage = _run(tool("cuobjdump"), "--dump-resource-usage", file.name)
-    numbers = {k: int(v) for k, v in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
+    numbers = {k: int(v) for k, v in re.findall(r"\b(REG|STACK):(\d+)", usage)}
     if "REG" not in numbers:
         raise InternalError(f"cuobjdump said nothing of registers: {usage[-400:]}")
     text = sass(kernel.cubin)
@@ -152,4 +165,4 @@ def costs(kernel: Kernel) -> Costs:
         products[found] = products.get(found, 0) + 1
     global_loads = re.findall(r"\b(?:LDG|LDGSTS|UTMALDG)\.[A-Z0-9.]*", text)
     wide = sum(".128" in load for load in global_loads)
-    return Costs(numbers["REG"], numbers["STACK"] + numbers.get("LOCAL", 0), products, wide, len(global_loads))
+    return Costs(numbers["REG"], len(re.findall(r"\bSTL\b", text)), products, wide, len(global_loads))

@@ -21,7 +21,19 @@ from torch import Tensor
 
 from ..errors import InvalidRequestError
 from .channel_layer_norm import EPS, channel_layer_norm
-from .launch import channels_last, empty_channels_last, is_recording, jit, launch, padded, site_tile, tl, upcast, use_kernel
+from .launch import (
+    channels_last,
+    check_offsets,
+    empty_channels_last,
+    is_recording,
+    jit,
+    launch,
+    padded,
+    site_tile,
+    tl,
+    upcast,
+    use_kernel,
+)
 
 FLAT_BELOW = 16  # input channels
 
@@ -124,7 +136,7 @@ def _products(
         if UPCAST:
             v = v.to(tl.float32)
             f = f.to(tl.float32)
-        acc = tl.dot(v, f, acc, input_precision="ieee")
+        acc = tl.dot(v, f, acc, input_precision="tf32x3")
     return acc
 
 
@@ -146,7 +158,7 @@ def _flat_products(
         if UPCAST:
             v = v.to(tl.float32)
             f = f.to(tl.float32)
-        acc = tl.dot(v, f, acc, input_precision="ieee")
+        acc = tl.dot(v, f, acc, input_precision="tf32x3")
     return acc
 
 
@@ -246,10 +258,13 @@ def launch_conv2d(
         channels_last(residual, "residual")
     if gamma is not None and (second is not None or kh * kw * phases > 1):
         raise InvalidRequestError("a LayerNorm on load goes with a 1x1 convolution of one input only")
-    block_m, block_n = site_tile(gh * gw), min(64, padded(co))
+    side, warps = (64, 4) if x.element_size() == 2 else (32, 8)  # fp32 takes more registers and shared memory
+    block_m, block_n = site_tile(gh * gw), min(side, padded(co))
     flat = c1 < FLAT_BELOW and second is None and affine is None and gamma is None
-    block_k = min(64, padded(kh * kw * c1 if flat else max(c1, c2)))
+    # At 64 the compiler unrolls all taps of a 64-channel input and runs out of registers.
+    block_k = min(32, padded(kh * kw * c1 if flat else max(c1, c2)))
     tiles, blocks_n = -(-gh * gw // block_m), -(-co // block_n)
+    check_offsets(h * w * max(c1, c2), gh * gw * phases * co, kh * kw * (c1 + c2) * co)
     moments = x.new_empty((n, tiles, 2, co) if want_moments else (0,), dtype=torch.float32)
     terms = kh * kw * (c1 + c2)
     launch(
@@ -259,7 +274,7 @@ def launch_conv2d(
         dict(H=h, W=w, C1=c1, C2=c2, CO=co, GH=gh, GW=gw, KH=kh, KW=kw, STRIDE=stride, PAD=pad, SPREAD=spread,
              IMAGES=_images(n, affine), RESIDUAL_IMAGES=_images(n, residual_affine), TILES=tiles, BLOCKS_N=blocks_n,
              BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, FLAT=flat, EPS=EPS, UPCAST=upcast(x)),
-        stages=3, flops=2 * n * gh * gw * phases * terms * co,
+        warps=warps, stages=3, flops=2 * n * gh * gw * phases * terms * co,
         l2_bytes=n * tiles * blocks_n * phases * terms * (block_m + block_n) * x.element_size()
         + (1 + (residual is not None)) * y.numel() * y.element_size(),
     )  # fmt: skip

@@ -52,6 +52,7 @@ class Launch:
     contract: bool  # may a product and a sum become one rounding
     flops: int
     l2_bytes: int  # what all programs together ask for, cached or not
+    updated: tuple[str, ...] = ()  # tensors that are read and written
 
     @property
     def name(self) -> str:
@@ -60,8 +61,9 @@ class Launch:
 
     @property
     def dram_bytes(self) -> int:
-        """Every tensor once, whatever is written and read twice: the floor if caches hold what programs share."""
-        return sum(t.numel() * t.element_size() for t in self.tensors.values() if t is not None)
+        """Every tensor once, updated ones twice: what memory must move if caches hold all that programs share."""
+        times = {name: 1 + (name in self.updated) for name in self.tensors}
+        return sum(times[name] * t.numel() * t.element_size() for name, t in self.tensors.items() if t is not None)
 
 
 @dataclass
@@ -126,6 +128,15 @@ def empty_channels_last(like: Tensor, n: int, c: int, h: int, w: int, dtype: tor
     return like.new_empty((n, h, w, c), dtype=dtype or like.dtype).permute(0, 3, 1, 2)
 
 
+def check_offsets(*elements: int) -> None:
+    """Inside one image or clip offsets are 32 bits wide. Raises CapabilityError where a tensor's share of one is larger."""
+    if max(elements) >= 2**31:
+        raise CapabilityError(
+            f"one clip or image takes {max(elements)} elements of a tensor; the kernels address fewer than {2**31}. "
+            "Make clips smaller or run on device cpu"
+        )
+
+
 def next_power_of_2(n: int) -> int:
     """The smallest power of two that is at least ``n`` (n >= 1)."""
     return 1 << (n - 1).bit_length()
@@ -152,6 +163,7 @@ def launch(
     contract: bool = True,
     flops: int = 0,
     l2_bytes: int = 0,
+    updated: tuple[str, ...] = (),
 ) -> None:
     """Start ``kernel`` over ``grid``, or record it. Raises CapabilityError where the grid is larger than CUDA allows."""
     first, second, third = (*grid, 1, 1)[:3]
@@ -164,7 +176,7 @@ def launch(
     if 0 in full:
         return
     if _recorders:
-        noted = Launch(kernel, full, dict(tensors), dict(constants), warps, stages, contract, flops, l2_bytes)
+        noted = Launch(kernel, full, dict(tensors), dict(constants), warps, stages, contract, flops, l2_bytes, updated)
         _recorders[-1].launches.append(noted)
         return
     kernel[full](**tensors, **constants, num_warps=warps, num_stages=stages, enable_fp_fusion=contract)

@@ -264,6 +264,7 @@ def _launch_step(
         dict(x=x, out=out, null=null, limit=limit, history=history, row=row, stream=stream, seeds=seeds, clips=clips, bad=bad),
         dict(N=x.shape[1], NEWEST=newest, CLIP=clip, PREV1=prev1, PREV2=prev2, RAW=raw, NOISE=noise, BLOCKS=blocks, BLOCK=BLOCK),
         contract=False, flops=(60 if noise else 12) * x.numel(), l2_bytes=4 * (3 + (null is not None)) * x.numel(),
+        updated=("x", "bad") if history is None else ("x", "bad", "history"),
     )  # fmt: skip
 
 

@@ -11,7 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .launch import channels_last, empty_channels_last, is_recording, jit, launch, padded, site_tile, tl, upcast, use_kernel
+from .launch import (
+    channels_last,
+    check_offsets,
+    empty_channels_last,
+    is_recording,
+    jit,
+    launch,
+    padded,
+    site_tile,
+    tl,
+    upcast,
+    use_kernel,
+)
 from .temporal_attention import heads_of
 
 
@@ -59,7 +71,7 @@ def _context(
         keep = tl.exp(top - higher)
         total = total * keep + tl.sum(p, axis=0)
         p = p.to(qkv.dtype.element_ty).to(product)
-        acc = acc * keep[:, None] + tl.dot(tl.trans(p), v.to(product), input_precision="ieee")
+        acc = acc * keep[:, None] + tl.dot(tl.trans(p), v.to(product), input_precision="tf32x3")
         top = higher
     acc = acc / total[:, None] * D**-0.5
     e = tl.arange(0, DP)
@@ -91,9 +103,9 @@ def _product(
         q = (q / tl.sum(q, axis=1)[:, None]).to(qkv.dtype.element_ty).to(product)
         square = context + (n * HEADS + h) * (D * D) + e[:, None] * D + d[None, :]
         ctx = tl.load(square, mask=(e < D)[:, None] & (d < D)[None, :], other=0).to(product)
-        o = tl.dot(q, ctx, input_precision="ieee").to(qkv.dtype.element_ty).to(product)
+        o = tl.dot(q, ctx, input_precision="tf32x3").to(qkv.dtype.element_ty).to(product)
         w = tl.load(to_out + (h * D + e)[:, None] * C + col[None, :], mask=(e < D)[:, None] & (col < C)[None, :], other=0)
-        acc = tl.dot(o, w.to(product), acc, input_precision="ieee")
+        acc = tl.dot(o, w.to(product), acc, input_precision="tf32x3")
     acc += tl.load(bias + col, mask=col < C, other=0).to(tl.float32)[None, :]
     out_mask = (site < SITES)[:, None] & (col < C)[None, :]
     offset = n * (SITES * C) + site[:, None] * C + col[None, :]
@@ -107,21 +119,23 @@ def launch_linear_attention(qkv: Tensor, to_out: Tensor, bias: Tensor, residual:
     c = channels_last(residual, "residual").shape[3]
     d = width // (3 * heads)
     sites, dp, tile = h * w, padded(d), site_tile(h * w)
+    check_offsets(sites * width, sites * c)
     context = qkv.new_empty((n, heads, d, d))
     size = qkv.element_size()
+    warps = 4 if size == 2 else 8  # fp32 takes more registers
     launch(
         _context, (n * heads,), dict(qkv=qkv, context=context),
-        dict(SITES=sites, HEADS=heads, D=d, TILE=tile, DP=dp, UPCAST=upcast(qkv)), stages=3,
+        dict(SITES=sites, HEADS=heads, D=d, TILE=min(tile, 128 if size == 2 else 32), DP=dp, UPCAST=upcast(qkv)), stages=3,
         flops=2 * n * heads * sites * d * d, l2_bytes=2 * n * heads * sites * d * size + context.numel() * size,
     )  # fmt: skip
     y = empty_channels_last(residual, n, c, h, w)
-    tiles, block_n = -(-sites // tile), min(64, padded(c))
+    tiles, block_n = -(-sites // tile), min(64 if size == 2 else 32, padded(c))
     blocks_n = -(-c // block_n)
     launch(
         _product, (n * tiles * blocks_n,), dict(qkv=qkv, context=context, to_out=to_out, bias=bias, residual=residual, y=y),
         dict(SITES=sites, C=c, HEADS=heads, D=d, TILES=tiles, BLOCKS_N=blocks_n, TILE=tile, DP=dp, BLOCK_N=block_n,
              UPCAST=upcast(qkv)),
-        flops=2 * n * heads * sites * d * (d + c),
+        warps=warps, flops=2 * n * heads * sites * d * (d + c),
         l2_bytes=n * tiles * blocks_n * heads * d * (tile + d + block_n) * size + 2 * y.numel() * size,
     )  # fmt: skip
     return y

@@ -18,7 +18,19 @@ import torch
 from torch import Tensor
 
 from .channel_layer_norm import EPS, channel_layer_norm
-from .launch import channels_last, empty_channels_last, is_recording, jit, launch, next_power_of_2, padded, tl, upcast, use_kernel
+from .launch import (
+    channels_last,
+    check_offsets,
+    empty_channels_last,
+    is_recording,
+    jit,
+    launch,
+    next_power_of_2,
+    padded,
+    tl,
+    upcast,
+    use_kernel,
+)
 
 
 def position_bucket(frames: int, buckets: int, max_distance: int) -> torch.Tensor:
@@ -123,7 +135,7 @@ def temporal_attention(
 @jit
 def _scores(q, k, bias, scale, qi, ki, L: tl.constexpr):
     """softmax's input [S, Q, K] in fp32: scaled products plus the head's bias; minus infinity past the sequence's end."""
-    s = tl.dot(q, tl.permute(k, (0, 2, 1)), input_precision="ieee") * scale
+    s = tl.dot(q, tl.permute(k, (0, 2, 1)), input_precision="tf32x3") * scale
     if bias is not None:
         pair = qi[:, None] * L + ki[None, :]
         s += tl.load(bias + pair, mask=(qi < L)[:, None] & (ki < L)[None, :], other=0).to(tl.float32)[None, :, :]
@@ -186,7 +198,7 @@ def _attend(
         p = tl.exp(scores - higher[:, :, None])
         keep = tl.exp(top - higher)
         total = total * keep + tl.sum(p, axis=2)
-        acc = acc * keep[:, :, None] + tl.dot(p.to(qkv.dtype.element_ty).to(product), v.to(product), input_precision="ieee")
+        acc = acc * keep[:, :, None] + tl.dot(p.to(qkv.dtype.element_ty).to(product), v.to(product), input_precision="tf32x3")
         top = higher
     acc = acc / total[:, :, None]
     out = y + group * (HEADS * D) + h * D + token[:, :, None] * (HEADS * D) + d[None, None, :]
@@ -218,22 +230,22 @@ def _block(
     acc = tl.zeros((S * T, CP), tl.float32)
     for h in range(HEADS):
         weight = to_qkv + h * (3 * CP * DP) + c[:, None] * DP + d[None, :]
-        q = tl.reshape(tl.dot(normed, tl.load(weight).to(product), input_precision="ieee"), (S, T, DP))
+        q = tl.reshape(tl.dot(normed, tl.load(weight).to(product), input_precision="tf32x3"), (S, T, DP))
         if cos is not None:
             q = _rotated(q, cos, sin, frame, L, PAIRS, S, T, DP)
         q = q.to(x.dtype.element_ty).to(product)
-        k = tl.reshape(tl.dot(normed, tl.load(weight + CP * DP).to(product), input_precision="ieee"), (S, T, DP))
+        k = tl.reshape(tl.dot(normed, tl.load(weight + CP * DP).to(product), input_precision="tf32x3"), (S, T, DP))
         if cos is not None:
             k = _rotated(k, cos, sin, frame, L, PAIRS, S, T, DP)
         k = k.to(x.dtype.element_ty).to(product)
         scores = _scores(q, k, None if bias is None else bias + h * (L * L), D**-0.5, frame, frame, L)
         p = tl.exp(scores - tl.max(scores, axis=2)[:, :, None])
         total = tl.sum(p, axis=2)
-        u = tl.reshape(tl.dot(normed, tl.load(weight + 2 * CP * DP).to(product), input_precision="ieee"), (S, T, DP))
+        u = tl.reshape(tl.dot(normed, tl.load(weight + 2 * CP * DP).to(product), input_precision="tf32x3"), (S, T, DP))
         u = u.to(x.dtype.element_ty).to(product)
-        o = tl.dot(p.to(x.dtype.element_ty).to(product), u, input_precision="ieee") / total[:, :, None]
+        o = tl.dot(p.to(x.dtype.element_ty).to(product), u, input_precision="tf32x3") / total[:, :, None]
         o = tl.reshape(o, (S * T, DP)).to(x.dtype.element_ty).to(product)
-        acc = tl.dot(o, tl.load(to_out + h * (DP * CP) + d[:, None] * CP + c[None, :]).to(product), acc, input_precision="ieee")
+        acc = tl.dot(o, tl.load(to_out + h * (DP * CP) + d[:, None] * CP + c[None, :]).to(product), acc, input_precision="tf32x3")
     acc += tl.load(x + clip + offset, mask=mask, other=0).to(tl.float32)  # from cache: held since the start it costs registers
     tl.store(y + clip + offset, acc.to(y.dtype.element_ty), mask=mask)
 
@@ -245,8 +257,9 @@ def launch_attend(
     """Attention of ``qkv [N, 3*heads*D, H, W]`` in groups of sequences; tokens are ``step`` rows apart, sequences ``after``."""
     n, h, w, width = channels_last(qkv, "qkv").shape
     d = width // (3 * heads)
+    check_offsets(sequences * length * width)
     y = empty_channels_last(qkv, n, heads * d, h, w)
-    tile, dp = min(64, padded(length)), padded(d)
+    tile, dp = min(64 if qkv.element_size() == 2 else 32, padded(length)), padded(d)  # fp32 takes more registers
     s = max(1, min(128 // tile, next_power_of_2(sequences), 4))
     tiles, query_tiles = -(-sequences // s), -(-length // tile)
     groups = n * h * w // (sequences * length)
@@ -255,7 +268,7 @@ def launch_attend(
         _attend, (groups * tiles * query_tiles, heads), dict(qkv=qkv, bias=bias, cos=cos, sin=sin, y=y),
         dict(SEQUENCES=sequences, L=length, STEP=step, NEXT=after, HEADS=heads, D=d, PAIRS=0 if cos is None else cos.shape[1],
              TILES=tiles, QUERY_TILES=query_tiles, S=s, T=tile, DP=dp, UPCAST=upcast(qkv)),
-        flops=4 * n * h * w * heads * length * d,
+        warps=4 if s * tile >= 64 else 1, flops=4 * n * h * w * heads * length * d,
         l2_bytes=n * h * w * heads * d * (2 + 2 * query_tiles) * qkv.element_size(),
     )  # fmt: skip
     return y
@@ -288,9 +301,11 @@ def launch_block(
     """Stage 2; weights from ``pack_block``."""
     n, h, w, c = channels_last(x).shape
     heads, _, cp, dp = to_qkv.shape
+    check_offsets(h * w * frames * c)
     y = empty_channels_last(x, n, c, h, w)
     tile = padded(frames)
-    s = min(max(1, 8192 // (tile * cp)), 256 // tile, next_power_of_2(h * w))
+    room = 16384 // x.element_size()  # values of x per program that leave registers for the rest
+    s = min(max(1, room // (tile * cp)), 256 // tile, next_power_of_2(h * w))
     tiles = -(-h * w // s)
     cos, sin = rotary or (None, None)
     programs = n // frames * tiles
@@ -298,7 +313,7 @@ def launch_block(
         _block, (programs,), dict(x=x, gamma=gamma, to_qkv=to_qkv, to_out=to_out, bias=bias, cos=cos, sin=sin, y=y),
         dict(SITES=h * w, L=frames, C=c, HEADS=heads, D=dim_head, PAIRS=0 if cos is None else cos.shape[1], TILES=tiles, S=s,
              T=tile, CP=cp, DP=dp, EPS=EPS, UPCAST=upcast(x)),
-        warps=8 if s * tile * cp >= 8192 else 4, stages=1, flops=n * h * w * heads * dim_head * (8 * c + 4 * frames),
+        warps=8 if s * tile * cp >= 4096 else 4, flops=n * h * w * heads * dim_head * (8 * c + 4 * frames),
         l2_bytes=2 * x.numel() * x.element_size()
         + programs * ((to_qkv.numel() + to_out.numel()) * x.element_size() + (0 if bias is None else bias.numel() * 4)),
     )  # fmt: skip

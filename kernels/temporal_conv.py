@@ -46,7 +46,7 @@ def _temporal_conv(
         scale = 1.0 / tl.sqrt(tl.sum(apart * apart, axis=1) / C + EPS)
         normed = (apart * scale[:, None] * gain[None, :]).to(x.dtype.element_ty).to(product)
         f = tl.load(w + (tap * C + c)[:, None] * C + col[None, :], mask=(c < C)[:, None] & (col < C)[None, :], other=0)
-        acc = tl.dot(normed, f.to(product), acc, input_precision="ieee")
+        acc = tl.dot(normed, f.to(product), acc, input_precision="tf32x3")
     acc += tl.load(bias + col, mask=col < C, other=0).to(tl.float32)[None, :]
     out_mask = (site < SITES)[:, None] & (col < C)[None, :]
     offset = n * (SITES * C) + site[:, None] * C + col[None, :]
