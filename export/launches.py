@@ -1,4 +1,4 @@
-"""Every kernel launch of a network and of its sampler, recorded on tensors without data, to be compiled ahead of time and counted."""
+"""Every kernel launch of a network and of its sampler, recorded on tensors without data, to be compiled and counted."""
 
 from __future__ import annotations
 
