@@ -21,7 +21,8 @@ _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def settle(fs: FileSystem, folder: Folder) -> None:
-    """After this the plan and the extents that can be seen now survive a power cut, and no receipt that is gone comes back.
+    """After this the extents that can be seen now survive a power cut, and so does the way to the job; no receipt that is gone
+    comes back.
 
     What was set aside is synced before the receipts, so that it is not lost in both places. To be called after the plan was read,
     and before anything is made or set aside. Raises OSError.
@@ -32,7 +33,6 @@ def settle(fs: FileSystem, folder: Folder) -> None:
         except OSError as e:
             if e.errno not in _NOT_OURS:
                 raise
-    fs.sync_folder(folder.root)
     aside = [folder.root / name for name in (DAMAGED, CONFLICTS, REPLACED)]
     for path in (folder.extents, *aside, folder.receipts):
         _sync_if_there(fs, path)
@@ -51,7 +51,7 @@ def _sync_if_there(fs: FileSystem, path: Path) -> None:
 
 
 def make_folders(fs: FileSystem, folder: Folder) -> None:
-    """Folders for shards, receipts and blocks, durable before anything is in them, whoever made them."""
+    """Folders for shards, receipts and blocks, durable before anything is in them, whoever made them; and with them the plan."""
     for path in (folder.shards, folder.receipts, folder.wip):
         fs.mkdir(path)
     fs.sync_folder(folder.root)
