@@ -14,7 +14,7 @@ LINT := .venvs/lint
 # Where tools/cpp-tests.sh leaves the module of single ops.
 export GAITCRAFTER_TEST_MODULE := $(CURDIR)/build/test-release/tests/native
 
-.PHONY: help demo test test-all lint bench bench-peers bench-native clean
+.PHONY: help demo test test-all torture lint bench bench-peers bench-native clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,10 @@ test-all: test  ## the same, the slow tests too, and the C++ tests under sanitiz
 	@tools/cpp-tests.sh asan-ubsan
 	@tools/cpp-tests.sh tsan
 	@$(TEST)/bin/pytest -q -m slow
+
+torture:  ## kills, power cuts, failing calls, flips and mutations of the bulk job, all of them; writes docs/reliability.md; about half an hour
+	@tools/venv.sh $(TEST) $(EXTRAS)
+	@$(TEST)/bin/python tests/bulk/torture.py
 
 lint:  ## ruff, mypy, clang-format, clang-tidy
 	@tools/system-packages.sh $(LINT_PACKAGES)
