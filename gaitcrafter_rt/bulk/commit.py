@@ -198,7 +198,7 @@ def _put_into(fs: FileSystem, path: Path, folder: Path, name: str, put: Callable
 def temporary_name() -> str:
     """A name that says which process owns it."""
     pid = os.getpid()
-    return f".tmp-{_host()}-{pid}-{_start_time(pid) or 0}-{secrets.token_hex(6)}"
+    return f".tmp-{_host()}-{pid}-{_own_start(pid)}-{secrets.token_hex(6)}"
 
 
 def is_temporary(name: str) -> bool:
@@ -236,6 +236,12 @@ def _host() -> str:
         with suppress(OSError):
             parts.append(os.readlink(source) if "/ns/" in source else Path(source).read_text())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+@cache
+def _own_start(pid: int) -> int:
+    """Of this process, which forks of it must not share."""
+    return _start_time(pid) or 0
 
 
 def _start_time(pid: int) -> int | None:

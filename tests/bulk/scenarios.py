@@ -5,6 +5,7 @@ Each is run on the disk in memory of ``faulty_fs.py``, hundreds of times with a 
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -56,10 +57,7 @@ class Scenario:
 
     def new(self) -> MemoryFileSystem:
         """A disk as it is before; everything on it is durable."""
-        fs = MemoryFileSystem()
-        self.prepare(fs, self)
-        fs.power_cut(KEEP)
-        return fs
+        return copy.deepcopy(_prepared(self.name))
 
     def open_and_run(self, fs: FileSystem, changes: dict[str, Any], engine: StubEngine, options: dict[str, Any]) -> JobResult:
         return run_job(open_or_create(fs, self.root, request(**changes), engine), engine, fs=fs, **options)
@@ -95,7 +93,7 @@ class Scenario:
 
     def assert_whole(self, fs: MemoryFileSystem, *, damaged: bool = False) -> None:
         """Every clip once and the right one, no stray file."""
-        report = verify(self.root, deep=True, fs=fs)
+        report = verify(self.root, fs=fs)
         assert report.ok, report
         assert shards(fs, self.root) == wanted(self)
         assert [n.removesuffix(".json") for n in fs.names(self.root / "receipts")] == [
@@ -106,6 +104,14 @@ class Scenario:
         assert there - {"damaged"} == names - {"damaged"}, there
         for folder in (".", "shards", "receipts", "extents", "conditions"):
             assert not [n for n in fs.names(self.root / folder) if n.startswith(".")]
+
+
+@cache
+def _prepared(name: str) -> MemoryFileSystem:
+    fs = MemoryFileSystem()
+    BY_NAME[name].prepare(fs, BY_NAME[name])
+    fs.power_cut(KEEP)
+    return fs
 
 
 def _problems(here: Scenario, fs: MemoryFileSystem) -> set[str]:

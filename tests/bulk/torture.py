@@ -4,7 +4,7 @@
     python tests/bulk/torture.py --seconds 500    # part of it: exit code 75 until nothing is left; the same command goes on
     python tests/bulk/torture.py --fresh          # from the beginning
 
-What is done is kept in build/torture.json, for one state of the sources: a change to the package or to these tests begins anew.
+What is done is kept in build/torture.json, and done again when the package's or these tests' sources have changed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +142,13 @@ def _folder() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def sources() -> str:
-    """A hash of what is tested and of what tests it."""
+@cache
+def sources(mutations: bool) -> str:
+    """A hash of what is tested and of what tests it; only mutations run the tests themselves."""
     tested = [Path(m.__file__) for name, m in sys.modules.items() if name.startswith("gaitcrafter_rt.bulk") and m.__file__]
-    helpers = ("faulty_fs", "jobs", "stub", "scenarios", "sweeps", "kills", "damage", "mutation_list")
-    names = {*(f"{name}.py" for name in helpers), *(test for one in MUTATIONS for test in one.tests)}
+    names = {f"{name}.py" for name in ("faulty_fs", "jobs", "stub", "scenarios", "sweeps", "kills", "damage")}
+    if mutations:
+        names |= {"mutation_list.py", *(test for one in MUTATIONS for test in one.tests)}
     h = hashlib.sha256()
     for path in sorted([*tested, *(ROOT / "tests" / "bulk" / name for name in names)]):
         h.update(path.name.encode() + path.read_bytes())
@@ -210,13 +213,15 @@ def record(state: dict[str, Any], page: Path = PAGE) -> None:
     page.write_text(f"{before}{BEGIN}\n{table(state)}\n{END}{after}")
 
 
+def of(name: str) -> str:
+    """The sources that a piece's result is of."""
+    return sources(name.startswith("mutation: "))
+
+
 def load(fresh: bool) -> dict[str, Any]:
-    """What was done for these sources; nothing if they changed."""
-    if not fresh and STATE.exists():
-        state = json.loads(STATE.read_text())
-        if state["sources"] == sources():
-            return dict(state)
-    return {"sources": sources(), "done": {}}
+    """What was done for these sources; nothing of what has changed."""
+    done = {} if fresh or not STATE.exists() else json.loads(STATE.read_text())["done"]
+    return {"done": {name: piece for name, piece in done.items() if piece["sources"] == of(name)}}
 
 
 def main() -> int:
@@ -240,7 +245,7 @@ def main() -> int:
             failed = f"{type(e).__name__}: {e}"[:500]
         seconds = time.monotonic() - start
         print(f"{name}: {failed or ', '.join(f'{count} {what}' for what, count in found.items())}  ({seconds:.0f} s)", flush=True)
-        state["done"][name] = {"found": found, "failed": failed, "seconds": round(seconds, 1)}
+        state["done"][name] = {"found": found, "failed": failed, "seconds": round(seconds, 1), "sources": of(name)}
         if not failed:
             STATE.write_text(json.dumps(state, indent=1))
     if not options.only:
