@@ -1,11 +1,17 @@
 """What a bulk job costs beside its engine: planning, packing, Parquet, hashes and commits, behind an engine that costs nothing.
 
-    python benchmarks/bench_bulk.py                     # 16,384 clips of 30x64x64 in /tmp
-    python benchmarks/bench_bulk.py --where /dev/shm    # without the disk's fsyncs
-    python benchmarks/bench_bulk.py --real 24           # a job of the model that ships: share of time outside the engine
+    python benchmarks/bench_bulk.py                             # all of it, a few minutes: the figures of docs/bulk.md
+    python benchmarks/bench_bulk.py overhead memory             # behind an engine that costs nothing, 30x64x64
+    python benchmarks/bench_bulk.py engine workers              # the model that ships
+    python benchmarks/bench_bulk.py overhead --where /dev/shm   # without the disk's fsyncs
 
-Every clip is checked first: the job is verified deeply and compared with what the stub drew. Clips per CPU second count user and
-system time of this process and its workers; drawing the stub's clips, done once before, is left out.
+- overhead: clips per CPU second (user and system time of this process and its workers) of planning, packing, flags, hashes, Parquet
+  and commits; wall time, fsyncs and their wait beside it. Drawing the stub's clips, done once before, is left out.
+- memory: resident memory after each of many shards.
+- engine: the share of CPU time that a job of a real model spends outside the engine's calls.
+- workers: 2 worker processes beside 1, one thread each, in turn, several times each; wall time of the whole run.
+
+Every job is verified deeply, and those of the stub are compared with what it drew.
 """
 
 from __future__ import annotations
@@ -13,17 +19,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
-import shutil
+import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from harness.host import commit, host
 
 from gaitcrafter_rt.bulk import ClipDataset, Grid, Request, open_or_create, run_job
 from gaitcrafter_rt.bulk.filesystem import LocalFileSystem
@@ -116,7 +123,7 @@ def overhead(root: Path, clips: int, workers: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def real(root: Path, clips: int, model: str, steps: int | None) -> dict[str, Any]:
+def real(root: Path, clips: int, model: str, steps: int) -> dict[str, Any]:
     """A job of a real model in this process: CPU seconds of the whole beside those of the engine's own calls."""
     from gaitcrafter_rt import Engine
 
@@ -136,7 +143,7 @@ def real(root: Path, clips: int, model: str, steps: int | None) -> dict[str, Any
     labels = engine.vocabulary.labels
     grid = Grid(identity=[{name: 1.0} for name in labels["identity"]], view=labels["view"])
     began = cpu_seconds()
-    job = open_or_create(LocalFileSystem(), root, Request(grid, clips, sampler={"steps": steps} if steps else {}), engine)
+    job = open_or_create(LocalFileSystem(), root, Request(grid, clips, sampler={"steps": steps}), engine)
     result = run_job(job, engine)
     total = cpu_seconds() - began
     assert result.complete
@@ -148,34 +155,82 @@ def real(root: Path, clips: int, model: str, steps: int | None) -> dict[str, Any
     }  # fmt: skip
 
 
+def memory(root: Path, clips: int) -> dict[str, Any]:
+    """Resident memory of one process that makes many shards, after each of them."""
+    engine, resident = FreeEngine(), []
+
+    def after(snapshot: Any) -> None:
+        if snapshot.shards > len(resident):
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            resident.append(round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6))
+
+    grid = Grid(identity=[{name: 1.0} for name in LABELS["identity"]], view=LABELS["view"])
+    job = open_or_create(LocalFileSystem(), root, Request(grid, clips, shard_clips=2048, block_clips=64), engine)
+    assert run_job(job, engine, report=after).complete
+    assert verify(root, deep=True).ok
+    growth = max(resident) - resident[0]
+    return {"clips": clips, "shards": len(resident), "resident_mb": resident, "growth_after_the_first_mb": growth}
+
+
+def workers(root: Path, clips: int, model: str, steps: int, blocks: int) -> dict[str, Any]:
+    """Wall time of the same job with 1 and with 2 workers, in turn. Each run is a new folder; the last two are compared."""
+    from gaitcrafter_rt import Engine
+
+    engine = Engine.from_pretrained(model, threads=1)
+    labels = engine.vocabulary.labels
+    grid = Grid(identity=[{name: 1.0} for name in labels["identity"]], view=labels["view"])
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for block in range(blocks):
+        for count in (1, 2) if block % 2 else (2, 1):
+            place = root.with_name(f"{block}-{count}")
+            request = Request(grid, clips, sampler={"steps": steps}, shard_clips=64, block_clips=4)
+            job = open_or_create(LocalFileSystem(), place, request, engine)
+            began = time.perf_counter()
+            assert run_job(job, engine, workers=count).complete
+            rates[count].append(clips / (time.perf_counter() - began))
+            assert verify(place, deep=True).ok
+    for path in (place / "shards").iterdir():
+        assert path.read_bytes() == (root.with_name(f"{blocks - 1}-{1 if count == 2 else 2}") / "shards" / path.name).read_bytes()
+    medians = {count: statistics.median(found) for count, found in rates.items()}
+    return {
+        "model": model, "steps": steps, "clips": clips, "runs_each": blocks, "isa": engine.info["isa"],
+        "precision": engine.info["precision"], "clips_per_second": {str(k): [round(r, 2) for r in v] for k, v in rates.items()},
+        "median_ratio": round(medians[2] / medians[1], 3),
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--where", default=tempfile.gettempdir(), help="folder for the job; it is removed afterwards")
-    parser.add_argument("--clips", type=int, default=16384)
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0 does the work in this one and counts its fsyncs")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--real", type=int, metavar="CLIPS", help="a job of --model instead of the stub")
+    parser.add_argument("what", nargs="*", default=["overhead", "memory", "engine", "workers"], help="which of them")
+    parser.add_argument("--where", default=tempfile.gettempdir(), help="folder for the jobs; they are removed afterwards")
+    parser.add_argument("--clips", type=int, default=16384, help="of the stub's jobs")
+    parser.add_argument("--workers", type=int, default=0, help="of the overhead; 0 is this process, and counts its fsyncs")
+    parser.add_argument("--repeats", type=int, default=3, help="of the overhead")
     parser.add_argument("--model", default="walker")
-    parser.add_argument("--steps", type=int)
-    options = parser.parse_args()
-    rows = []
-    for _ in range(1 if options.real else options.repeats):
-        root = Path(tempfile.mkdtemp(dir=options.where)) / "job"
-        try:
-            done = (
-                real(root, options.real, options.model, options.steps)
-                if options.real
-                else overhead(root, options.clips, options.workers)
-            )
-        finally:
-            shutil.rmtree(root.parent)
-        rows.append(done)
-        print(json.dumps(done))
-    if not options.real:
-        rates = sorted(r["clips_per_cpu_second"] for r in rows)
-        print(json.dumps({"median_clips_per_cpu_second": rates[len(rates) // 2],
-        "machine": platform.processor() or platform.machine(),
-                          "processors": os.cpu_count()}))  # fmt: skip
+    parser.add_argument("--steps", type=int, default=12, help="of the engine's job")
+    parser.add_argument("--engine-clips", type=int, default=32)
+    parser.add_argument("--few-steps", type=int, default=2, help="of the workers' jobs")
+    parser.add_argument("--worker-clips", type=int, default=256)
+    parser.add_argument("--blocks", type=int, default=5, help="runs of each number of workers")
+    o = parser.parse_args()
+
+    def show(what: str, run: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(dir=o.where) as folder:
+            done = {"what": what, **run(Path(folder) / "job")}
+        print(json.dumps(done), flush=True)
+        return done
+
+    print(json.dumps({**host(), "commit": commit()}))
+    if "overhead" in o.what:
+        rows = [show("overhead", lambda root: overhead(root, o.clips, o.workers)) for _ in range(o.repeats)]
+        median = statistics.median(r["clips_per_cpu_second"] for r in rows)
+        print(json.dumps({"what": "overhead", "median_clips_per_cpu_second": median}))
+    if "memory" in o.what:
+        show("memory", lambda root: memory(root, 2 * o.clips))
+    if "engine" in o.what:
+        show("engine", lambda root: real(root, o.engine_clips, o.model, o.steps))
+    if "workers" in o.what:
+        show("workers", lambda root: workers(root, o.worker_clips, o.model, o.few_steps, o.blocks))
 
 
 if __name__ == "__main__":
