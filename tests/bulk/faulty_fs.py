@@ -8,7 +8,7 @@ import os
 import random
 import re
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from gaitcrafter_rt.bulk.filesystem import Entry, FileSystem
@@ -41,7 +41,7 @@ class MemoryFileSystem:
         self.root = _Folder()
 
     def _parts(self, path: Path) -> list[str]:
-        return [p for p in PurePosixPath(path).parts if p != "/"]
+        return [p for p in path.parts if p != "/"]
 
     def _folder(self, path: Path) -> _Folder:
         node: Any = self.root

@@ -1,6 +1,6 @@
 """The faults of tests/bulk, all of them: make torture. Its result goes into docs/reliability.md.
 
-    python tests/bulk/torture.py                  # everything, about half an hour on two cores
+    python tests/bulk/torture.py                  # everything, some ten minutes on two cores
     python tests/bulk/torture.py --seconds 500    # part of it: exit code 75 until nothing is left; the same command goes on
     python tests/bulk/torture.py --fresh          # from the beginning
 
@@ -13,6 +13,7 @@ import argparse
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import shutil
@@ -21,9 +22,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -117,19 +119,28 @@ def mutation(number: int) -> Found:
     return {"mutations caught": 1}
 
 
-def pieces() -> Iterator[tuple[str, Callable[[], Found]]]:
-    """All there is to do, by name."""
-    for here in SCENARIOS:
-        yield f"sweeps: {here.name}", lambda here=here: sweep(here)  # type: ignore[misc]
-    yield "two deaths", two_deaths
-    for writers in KILLS:
-        yield f"kills: {writers}", lambda writers=writers: random_kills(writers)  # type: ignore[misc]
-    for kind in dict.fromkeys(p.partition(".")[0] for p in injection.POINTS):
-        yield f"steps: {kind}", lambda kind=kind: steps(kind)  # type: ignore[misc]
-    yield "damage: 8 clips", damage.small
-    yield "damage: a full shard", damage.full
-    for number, one in enumerate(MUTATIONS):
-        yield f"mutation: {one.name}", lambda number=number: mutation(number)  # type: ignore[misc]
+def pieces() -> dict[str, Callable[[], Found]]:
+    """All there is to do, by name; what takes longest comes first."""
+    kinds = dict.fromkeys(p.partition(".")[0] for p in injection.POINTS)
+    return {
+        "damage: 8 clips": damage.small,
+        **{f"sweeps: {here.name}": partial(sweep, here) for here in SCENARIOS},
+        "two deaths": two_deaths,
+        "damage: a full shard": damage.full,
+        **{f"kills: {writers}": partial(random_kills, writers) for writers in KILLS},
+        **{f"steps: {kind}": partial(steps, kind) for kind in kinds},
+        **{f"mutation: {m.name}": partial(mutation, number) for number, m in enumerate(MUTATIONS)},
+    }
+
+
+def one(name: str) -> tuple[str, dict[str, Any]]:
+    """Do a piece; what came of it."""
+    began, failed, found = time.monotonic(), "", {}
+    try:
+        found = pieces()[name]()
+    except Exception as e:
+        failed = f"{type(e).__name__}: {e}"[:500]
+    return name, {"found": found, "failed": failed, "seconds": round(time.monotonic() - began, 1), "sources": of(name)}
 
 
 @contextmanager
@@ -229,25 +240,30 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing new after that")
     parser.add_argument("--fresh", action="store_true", help="forget what was done")
     parser.add_argument("--only", default="", help="pieces whose name begins so")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     options = parser.parse_args()
     state, began = load(options.fresh), time.monotonic()
     state |= {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "commit": commit(), "machine": machine()}
     STATE.parent.mkdir(exist_ok=True)
-    todo = [(name, run) for name, run in pieces() if name not in state["done"] and name.startswith(options.only)]
-    for number, (name, run) in enumerate(todo):
-        if time.monotonic() - began > options.seconds:
-            print(f"{len(todo) - number} pieces are left; the same command goes on")
-            return 75
-        start, failed, found = time.monotonic(), "", {}
-        try:
-            found = run()
-        except Exception as e:
-            failed = f"{type(e).__name__}: {e}"[:500]
-        seconds = time.monotonic() - start
-        print(f"{name}: {failed or ', '.join(f'{count} {what}' for what, count in found.items())}  ({seconds:.0f} s)", flush=True)
-        state["done"][name] = {"found": found, "failed": failed, "seconds": round(seconds, 1), "sources": of(name)}
-        if not failed:
-            STATE.write_text(json.dumps(state, indent=1))
+    todo = [name for name in pieces() if name not in state["done"] and name.startswith(options.only)]
+    running: set[Future[Any]] = set()
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("fork")) as pool:
+        while todo or running:
+            late = time.monotonic() - began > options.seconds
+            while todo and len(running) < options.jobs and not late:
+                running.add(pool.submit(one, todo.pop(0)))
+            if not running:
+                break
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for name, piece in (future.result() for future in done):
+                counts = ", ".join(f"{count} {what}" for what, count in piece["found"].items())
+                print(f"{name}: {piece['failed'] or counts}  ({piece['seconds']:.0f} s)", flush=True)
+                state["done"][name] = piece
+                sound = {k: v for k, v in state["done"].items() if not v["failed"]}
+                STATE.write_text(json.dumps({**state, "done": sound}, indent=1))
+    if todo:
+        print(f"{len(todo)} pieces are left; the same command goes on")
+        return 75
     if not options.only:
         record(state)
         print(table(state))
