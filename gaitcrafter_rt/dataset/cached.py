@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -139,7 +140,7 @@ def decode(
     elif out.shape != wanted or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
         raise InvalidRequestError(f"out must be a writable {dtype} array of shape {wanted}, got {out.dtype} {out.shape}")
     value = (255.0 if pixels == "uint8" else 1.0) if foreground is None else float(foreground)
-    _native.decode(packed, int(np.prod(shape)), out, value)
+    _native.decode(packed, math.prod(shape), out, value)
     return out
 
 

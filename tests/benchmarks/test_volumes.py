@@ -16,6 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from harness.volumes import Volumes
 
+# Last on the path from now on: other tests mean tests/peers.py, which has a namesake there.
+sys.path.sort(key=str(Path(__file__).resolve().parents[2] / "benchmarks").__eq__)
+
 LABELS = Labels(identity=["a", "b"], view=["000", "090"])
 
 
