@@ -51,8 +51,11 @@ int visit(dl_phdr_info* object, size_t, void* data) {
   if (!holds(*object, search.address)) return 0;
   for (int i = 0; i < object->dlpi_phnum && search.id.empty(); ++i) {
     const auto& part = object->dlpi_phdr[i];
-    if (part.p_type == PT_NOTE)
-      search.id = id_in_notes(reinterpret_cast<const std::byte*>(object->dlpi_addr + part.p_vaddr), part.p_memsz);
+    if (part.p_type != PT_NOTE) continue;
+    // The loader tells addresses as numbers.
+    const auto* notes =
+        reinterpret_cast<const std::byte*>(object->dlpi_addr + part.p_vaddr);  // NOLINT(*-no-int-to-ptr)
+    search.id = id_in_notes(notes, part.p_memsz);
   }
   return 1;
 }

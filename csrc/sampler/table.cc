@@ -184,6 +184,7 @@ SamplerTable compile_table(const SamplerSettings& settings, const Diffusion& dif
   const std::vector<int32_t> t = spaced_timesteps(settings.kind, settings.spacing, settings.steps, diffusion.timesteps);
   const std::vector<double> bars = alphas_cumprod(diffusion);
   std::vector<Level> levels;
+  levels.reserve(t.size());
   for (const int32_t timestep : t) levels.push_back({bars[static_cast<size_t>(timestep)]});
   // The levels of up to `most` rows, row i's own last.
   const auto past = [&](size_t i, size_t most) {

@@ -163,7 +163,7 @@ QuantisedConv pack_quantised_conv(const Packer& packer, const TensorView& weight
 
 Packed pack_winograd(const Packer& packer, const TensorView& weight) {
   const int out = extent(weight, 0), in = extent(weight, 1);
-  constexpr double kG[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+  static constexpr double kG[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
   return pack_matrices(packer, 16, in, out, [&](int k, int i) {
     std::array<double, 9> both;
     for (size_t tap = 0; tap < 9; ++tap) both[tap] = kG[i / 4][tap / 3] * kG[i % 4][tap % 3];
