@@ -45,7 +45,10 @@ def write_model(folder: Path, prediction: str) -> None:
 
     torch.manual_seed(0)
     config = ModelConfig(
-        name="paper", unet=paper_preset(), conditioning=Conditioning(cond_dim=74), diffusion=Diffusion(prediction=prediction)
+        name="paper",
+        unet=paper_preset(),
+        conditioning=Conditioning(cond_dim=74, guidance_trained=True),
+        diffusion=Diffusion(prediction=prediction),
     )
     write_package(folder, config, UNet3D(config).state_dict(), "# random weights for a benchmark\n")
 
