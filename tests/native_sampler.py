@@ -27,6 +27,7 @@ SOURCES = [
     *sorted((ROOT / "csrc" / "noise").glob("*.cc")),
     *sorted((ROOT / "csrc" / "sampler").glob("*.cc")),
     ROOT / "csrc" / "core" / "isa.cc",
+    ROOT / "csrc" / "core" / "team.cc",
     ROOT / "tests" / "samplers" / "native_shim.cc",
 ]
 # As in csrc/noise/CMakeLists.txt and csrc/sampler/CMakeLists.txt.
