@@ -29,6 +29,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from faulty_fs import CHANGING, READING, Crash, MemoryFileSystem
 from jobs import GRID, ROOT, assert_whole, shards
 from stub import StubEngine
 
-from gaitcrafter_rt.bulk import Request, leases, open_or_create, run_job
+from gaitcrafter_rt.bulk import Request, commit, leases, open_or_create, run_job
 from gaitcrafter_rt.bulk.filesystem import Entry
 from gaitcrafter_rt.bulk.interrupts import Interrupt
 from gaitcrafter_rt.bulk.receipts import Receipt
@@ -319,7 +320,10 @@ class _Engine(StubEngine):
 
 @contextmanager
 def _patched(fleet: Fleet) -> Iterator[None]:
-    """Leases ask the simulated clock. Receipts are read millions of times: each text is parsed once, by the real code."""
+    """Leases ask the simulated clock, and names of temporary files come from the seed, since a folder is read in their order. Receipts
+    are read millions of times: each text is parsed once, by the real code."""
+    names, drawn = commit.secrets, random.Random(fleet.world.seed)
+    commit.secrets = SimpleNamespace(token_hex=lambda size: drawn.randbytes(size).hex())  # type: ignore[assignment]
     clock, parse = leases.time, Receipt.from_bytes.__func__  # type: ignore[attr-defined]
     leases.time = fleet  # type: ignore[assignment]
     cached = lru_cache(maxsize=1 << 16)(lambda data, source: parse(Receipt, data, source))
@@ -327,6 +331,7 @@ def _patched(fleet: Fleet) -> Iterator[None]:
     try:
         yield
     finally:
+        commit.secrets = names
         leases.time = clock
         Receipt.from_bytes = classmethod(parse)  # type: ignore[method-assign]
 
