@@ -320,8 +320,8 @@ class _Engine(StubEngine):
 
 @contextmanager
 def _patched(fleet: Fleet) -> Iterator[None]:
-    """Leases ask the simulated clock, and names of temporary files come from the seed, since a folder is read in their order. Receipts
-    are read millions of times: each text is parsed once, by the real code."""
+    """Leases ask the simulated clock, and names of temporary files come from the seed, since a folder is read in their order.
+    Receipts are read millions of times: each text is parsed once, by the real code."""
     names, drawn = commit.secrets, random.Random(fleet.world.seed)
     commit.secrets = SimpleNamespace(token_hex=lambda size: drawn.randbytes(size).hex())  # type: ignore[assignment]
     clock, parse = leases.time, Receipt.from_bytes.__func__  # type: ignore[attr-defined]
