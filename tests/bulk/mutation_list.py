@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 CRASH, DURABLE, COMMIT = "test_crash.py", "test_durability.py", "test_commit.py"
+FORGED = "test_forgeries.py"
 VERIFY, PLAN, FORMAT, JOB, FAULTS = "test_verify.py", "test_plan.py", "test_format.py", "test_job.py", "test_faults.py"
 
 
@@ -125,15 +126,15 @@ MUTATIONS = (
         "durability.py",
         "(folder.extents, *aside, folder.receipts)",
         "(folder.extents, *aside)",
-        CRASH,
+        DURABLE,
     ),
-    _m("fsync: receipts of others, at the end of a run", "job.py", "        settle_receipts(fs, self._folder)\n", "", CRASH),
+    _m("fsync: receipts of others, at the end of a run", "job.py", "        settle_receipts(fs, self._folder)\n", "", DURABLE),
     _m(
         "fsync: receipts of others, shard by shard",
         "worker.py",
         "            settle_receipts(self._fs, self._folder)",
         "            pass",
-        CRASH,
+        DURABLE,
     ),
     _m(
         "fsync: the job's own folders",
@@ -154,7 +155,6 @@ MUTATIONS = (
         "writer.py",
         "        fs.sync_path(path)\n        fs.sync_folder(path.parent)\n",
         "        fs.sync_path(path)\n",
-        CRASH,
         DURABLE,
     ),
     _m(
@@ -215,7 +215,7 @@ MUTATIONS = (
         "plan.py",
         '    if plan.plan_id != hash_of(plan.spec.model_dump(mode="json")):\n',
         "    if False:\n",
-        PLAN,
+        FORGED,
     ),
     _m(
         "checksum: a table of conditions",
@@ -224,7 +224,7 @@ MUTATIONS = (
         "        if False:\n",
         PLAN,
     ),
-    _m("checksum: the head of a block", "blocks.py", "checksum == hash_of(header) and", "", CRASH),
+    _m("checksum: the head of a block", "blocks.py", "checksum == hash_of(header) and", "", FORGED),
     _m(
         "checksum: the clips of a block",
         "blocks.py",
@@ -244,8 +244,7 @@ MUTATIONS = (
         "blocks.py",
         "    if not sound or who != (plan_id, first, clips, clip_bytes):\n",
         "    if not sound:\n",
-        CRASH,
-        JOB,
+        FORGED,
     ),
     # Checksums of shards and receipts.
     _m("checksum: pages written without", "format.py", '"write_page_checksum": True', '"write_page_checksum": False', FORMAT),
@@ -270,16 +269,14 @@ MUTATIONS = (
         "reader.py",
         '        if hash_of(self.about["plan"]) != self.about["plan_id"]:\n',
         "        if False:\n",
-        FORMAT,
-        VERIFY,
+        FORGED,
     ),
     _m(
         "checksum: whose shard it is",
         "reader.py",
         "        if who != (plan.plan_id, shard.number, shard.first, shard.clips):\n",
         "        if False:\n",
-        VERIFY,
-        CRASH,
+        FORGED,
     ),
     _m(
         "checksum: whose receipt it is",
@@ -294,8 +291,7 @@ MUTATIONS = (
         "receipts.py",
         "        if there.sha256 != receipt.sha256:\n",
         "        if False:\n",
-        DURABLE,
-        CRASH,
+        FORGED,
     ),
     _m(
         "checksum: a shard against its receipt",
@@ -309,21 +305,21 @@ MUTATIONS = (
         "verify.py",
         "    if receipt.content_sha256 != content_of(receipt.row_groups):\n",
         "    if False:\n",
-        VERIFY,
+        FORGED,
     ),
     _m(
         "checksum: a footer against its receipt",
         "verify.py",
         '            if file.about["row_groups"] != receipt.row_groups or',
         "            if",
-        VERIFY,
+        FORGED,
     ),
     _m(
         "checksum: clips against their receipt",
         "verify.py",
         "    if (facts.row_groups, facts.quality, facts.failed) != (receipt.row_groups, receipt.quality, failed):\n",
         "    if False:\n",
-        VERIFY,
+        FORGED,
     ),
     _m("checksum: a shard that is gone", "receipts.py", "            if entry is None:\n", "            if False:\n", CRASH),
     _m(
@@ -362,15 +358,13 @@ MUTATIONS = (
         "reader.py",
         '        if not np.array_equal(table["clip_index"].to_numpy(), numbers):\n',
         "        if False:\n",
-        FORMAT,
-        VERIFY,
+        FORGED,
     ),
     _m(
         "checksum: quality flags",
         "reader.py",
         "        if not np.array_equal(quality.assess(packed[there], file.shape), told[there]):\n",
         "        if False:\n",
-        FORMAT,
-        VERIFY,
+        FORGED,
     ),
 )

@@ -20,6 +20,7 @@ from stub import StubEngine
 from gaitcrafter_rt.bulk import JobResult, open_or_create, run_job
 from gaitcrafter_rt.bulk.filesystem import FileSystem
 from gaitcrafter_rt.bulk.layout import Folder
+from gaitcrafter_rt.bulk.receipts import Receipt
 from gaitcrafter_rt.bulk.table import Table
 from gaitcrafter_rt.bulk.verify import verify
 from gaitcrafter_rt.bulk.worker import Worker
@@ -153,13 +154,22 @@ def _put(fs: MemoryFileSystem, path: Path, data: bytes) -> None:
 
 
 def _torn(fs: MemoryFileSystem, here: Scenario) -> None:
-    """A shard that lost its end, a receipt with a flipped bit, and a shard that lost its receipt and its end."""
+    """A shard that lost its end, and whose clips have other bytes now (another release of pyarrow made it); a receipt
+    with a flipped bit; a shard that lost its receipt and its end."""
     here.open_and_run(fs, here.changes, StubEngine(), {})
     folder = Folder(here.root)
     _put(fs, folder.shard(0), fs.read(folder.shard(0), 1 << 20)[:-10])
+    receipt = Receipt.from_bytes(fs.read(folder.receipt(0), 1 << 20), "receipt")
+    _put(fs, folder.receipt(0), receipt.model_copy(update={"sha256": "0" * 64, "bytes": receipt.bytes + 1}).to_bytes())
     _put(fs, folder.receipt(1), fs.read(folder.receipt(1), 1 << 20).replace(b'"clips": 8', b'"clips": 9'))
     _put(fs, folder.shard(2), fs.read(folder.shard(2), 1 << 20)[:200])
     fs.unlink(folder.receipt(2))
+
+
+def _flipped(fs: MemoryFileSystem, here: Scenario) -> None:
+    here.open_and_run(fs, here.changes, StubEngine(), {})
+    path = Folder(here.root).receipt(1)
+    _put(fs, path, fs.read(path, 1 << 20).replace(b'"clips": 4', b'"clips": 5'))
 
 
 def _poisoned(fs: MemoryFileSystem, here: Scenario) -> None:
@@ -174,6 +184,7 @@ SCENARIOS = (
     Scenario("a table that grows", prepare=_smaller, changes={"conditions": table(20), "clips": None, "extend": True},
              kept=("conditions", "extents")),
     Scenario("damage to repair", prepare=_torn, changes={"clips": 24}, kept=("damaged",), frail=("receipts/",)),
+    Scenario("a damaged receipt", prepare=_flipped, kept=("damaged",), frail=("receipts/",)),
     Scenario("quarantined clips made again", prepare=_poisoned, options={"retry_quarantined": True}),
     Scenario("shards one by one", one_by_one=True),
 )  # fmt: skip

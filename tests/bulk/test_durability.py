@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
-from faulty_fs import LOSE, Crash, MemoryFileSystem
+from faulty_fs import KEEP, LOSE, Crash, FailAt, Hooked, MemoryFileSystem
 from jobs import ROOT, open_small, run, shards
 from stub import StubEngine
 
@@ -16,6 +18,8 @@ from gaitcrafter_rt.bulk.blocks import write_block
 from gaitcrafter_rt.bulk.durability import make_folders, settle
 from gaitcrafter_rt.bulk.filesystem import LocalFileSystem
 from gaitcrafter_rt.bulk.layout import Folder
+from gaitcrafter_rt.bulk.receipts import Receipt
+from gaitcrafter_rt.bulk.tally import Snapshot
 from gaitcrafter_rt.bulk.verify import verify
 from gaitcrafter_rt.bulk.worker import Worker
 
@@ -60,6 +64,7 @@ def _copy_without_sync(fs: MemoryFileSystem, path: Path) -> None:
     """As a person does who takes a file from a backup."""
     data = fs.read(path, 1 << 30)
     fs.unlink(path)
+    fs.sync_folder(path.parent)
     with fs.create(path) as file:
         file.write(data)
 
@@ -90,6 +95,87 @@ def test_the_same_where_a_writer_meets_the_copy() -> None:
     fs.power_cut(LOSE)
     assert not verify(ROOT, deep=True, fs=fs).problems
     assert shards(fs, ROOT) == wanted
+
+
+class AfterFirst:
+    """A hook that ends the process at the call after the first one of that name."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.met = name, False
+
+    def __call__(self, name: str) -> None:
+        if self.met:
+            raise Crash
+        self.met = name == self.name
+
+
+def _links_a_receipt_and_dies(fs: MemoryFileSystem, shard: int) -> None:
+    """A writer that ends between the link of its receipt and the fsync of the folder."""
+    linked = False
+
+    def hook(name: str) -> None:
+        nonlocal linked
+        if linked:
+            raise Crash
+        linked = name == "link" and fs.entry(FOLDER.shard(shard)) is not None
+
+    with pytest.raises(Crash):
+        Worker(Hooked(fs, hook), open_small(fs, ROOT, clips=24), StubEngine()).run_shard(shard)  # type: ignore[arg-type]
+    assert fs.entry(FOLDER.receipt(shard)) is not None
+
+
+def test_a_receipt_that_appears_while_a_run_is_at_work_is_durable_when_it_ends() -> None:
+    """Its writer dies when the run has made its own last receipt, so that none of its commits syncs the folder again."""
+    fs = MemoryFileSystem()
+
+    def report(snapshot: Snapshot) -> None:
+        if snapshot.shards == 2 and fs.entry(FOLDER.receipt(2)) is None:
+            _links_a_receipt_and_dies(fs, 2)
+
+    result = run(ROOT, fs=fs, clips=24, options={"report": report})
+    assert (result.exit_code, result.made) == (0, 16)
+    fs.power_cut(LOSE)
+    assert verify(ROOT, deep=True, fs=fs).ok
+
+
+def test_the_same_for_shards_one_by_one() -> None:
+    fs = MemoryFileSystem()
+    worker = Worker(fs, open_small(fs, ROOT, clips=24), StubEngine())
+    worker.run_shard(0)
+    _links_a_receipt_and_dies(fs, 1)
+    assert worker.run_shard(1).done is not None
+    fs.power_cut(LOSE)
+    report = verify(ROOT, deep=True, fs=fs)
+    assert (report.problems, report.missing) == ([], [2])
+
+
+def test_a_receipt_that_a_dead_process_moved_away_does_not_come_back() -> None:
+    """It vouches for other bytes than the shard that is made in place of the damaged one."""
+    fs = MemoryFileSystem()
+    run(ROOT, fs=fs)
+    wanted = shards(fs, ROOT)["shard-00000000.parquet"]
+    receipt = Receipt.from_bytes(fs.read(FOLDER.receipt(0), 1 << 20), "receipt")
+    other = receipt.model_copy(update={"sha256": "0" * 64, "bytes": receipt.bytes + 1})
+    for path, data in ((FOLDER.shard(0), wanted[:-10]), (FOLDER.receipt(0), other.to_bytes())):
+        fs.unlink(path)
+        with fs.create(path) as file:
+            file.write(data)
+    fs.power_cut(KEEP)
+    with pytest.raises(Crash):
+        run(ROOT, fs=Hooked(fs, AfterFirst("rename")))  # type: ignore[arg-type]
+    k = replaced = 0
+    while True:
+        k += 1
+        here, hook = copy.deepcopy(fs), FailAt(k, Crash)
+        with suppress(Crash):
+            run(ROOT, fs=Hooked(here, hook))  # type: ignore[arg-type]
+        here.power_cut(LOSE)
+        if here.read(FOLDER.shard(0), 1 << 20) == wanted:
+            replaced += 1
+            assert not [p for p in verify(ROOT, fs=here).problems if p.shard == 0]
+        if not hook.failed:
+            break
+    assert replaced > 5
 
 
 def test_a_crash_costs_no_block_that_was_committed() -> None:
