@@ -1,6 +1,6 @@
 """The faults of tests/bulk, all of them: make torture. Its result goes into docs/reliability.md.
 
-    python tests/bulk/torture.py                  # everything, some five minutes on two cores
+    python tests/bulk/torture.py                  # everything, some ten minutes on two cores
     python tests/bulk/torture.py --seconds 500    # part of it: exit code 75 until nothing is left; the same command goes on
     python tests/bulk/torture.py --fresh          # from the beginning
 
