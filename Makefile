@@ -14,7 +14,7 @@ LINT := .venvs/lint
 # Where tools/cpp-tests.sh leaves the module of single ops.
 export GAITCRAFTER_TEST_MODULE := $(CURDIR)/build/test-release/tests/native
 
-.PHONY: help demo test test-all torture lint bench bench-peers bench-native clean
+.PHONY: help demo test test-all torture lint bench bench-peers bench-native gpu-check clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,6 +60,9 @@ bench-peers: export GAITCRAFTER_TEST_MODULE := $(CURDIR)/build/bench/tests/nativ
 bench-peers: bench-native  ## the engine beside OpenVINO, ONNX Runtime and torch; an hour the first time, then minutes
 	@$(BENCH)/bin/python tests/install_peers.py
 	@$(BENCH)/bin/python benchmarks/peers.py
+
+gpu-check:  ## on a machine with an NVIDIA GPU: kernels, networks, speeds; writes gpu-report.json and .md (ARGS=--quick; PYTHON=)
+	@tools/gpu-check.sh $(ARGS)
 
 clean:  ## remove what the commands above made, except demo/
 	rm -rf .venvs build .peers

@@ -74,6 +74,7 @@ class Recorder:
 
 
 _recorders: list[Recorder] = []
+_plain: list[str] = []
 
 
 @contextlib.contextmanager
@@ -87,6 +88,16 @@ def recording() -> Iterator[Recorder]:
         _recorders.remove(recorder)
 
 
+@contextlib.contextmanager
+def plain_torch() -> Iterator[None]:
+    """Ops compute their plain torch references, on a GPU too: what the kernels are measured against."""
+    _plain.append("on")
+    try:
+        yield
+    finally:
+        _plain.pop()
+
+
 def is_recording() -> bool:
     """Whether ops on meta tensors should go through their launchers."""
     return bool(_recorders)
@@ -94,6 +105,8 @@ def is_recording() -> bool:
 
 def use_kernel(x: Tensor) -> bool:
     """Whether an op on ``x`` runs its kernel: on a GPU with Triton, or under Triton's interpreter."""
+    if _plain:
+        return False
     if INTERPRETED:
         return True
     if not x.is_cuda:

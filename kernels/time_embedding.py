@@ -14,7 +14,8 @@ def frequencies(dim: int, device: torch.device | None = None) -> torch.Tensor:
     torch's fp32 one, whose last bit depends on the machine (CPU or GPU); ours is exact before rounding.
     """
     half = dim // 2
-    step = torch.tensor(-math.log(10000) / (half - 1), dtype=torch.float32, device=device)
+    # Filled on the device: a copy from the host could not become part of a CUDA graph.
+    step = torch.full((), -math.log(10000) / (half - 1), dtype=torch.float32, device=device)
     return torch.exp((torch.arange(half, device=device, dtype=torch.float32) * step).double()).float()
 
 

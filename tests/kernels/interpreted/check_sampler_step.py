@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from judge import eager
 
 from gaitcrafter_rt.config import Diffusion, SamplerDefaults
+from gaitcrafter_rt.kernels.launch import plain_torch
 from gaitcrafter_rt.kernels.sampler_step import DeviceTable, as_signed, dynamic_limits, initial_noise, pack_clips, sampler_step
 from gaitcrafter_rt.samplers.noise_reference import normals
 from gaitcrafter_rt.samplers.table import compile_rows, run_rows
@@ -64,7 +64,7 @@ def test_rows_are_the_engines_bit_for_bit(settings: SamplerDefaults, prediction:
         )  # fmt: skip
         assert np.array_equal(x[i].numpy(), expected)
     assert bad.tolist() == [0, 0, 0]
-    with eager():
+    with plain_torch():
         y = torch.from_numpy(start.copy())
         run(settings, diffusion, outputs, y)
     assert torch.equal(x, y)
@@ -99,7 +99,7 @@ def test_packed_bits(elements: int) -> None:
     x[0, -1] = level
     packed = pack_clips(torch.from_numpy(x), 0.3, bad)
     assert np.array_equal(packed.numpy(), np.packbits(x > level, axis=1))
-    with eager():
+    with plain_torch():
         assert torch.equal(pack_clips(torch.from_numpy(x), 0.3, bad), packed)
     assert bad.tolist() == [0, 0]
 

@@ -6,8 +6,7 @@ store only and may lose one more unit in the last place (2^-7).
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,30 +16,17 @@ from gaitcrafter_rt.kernels import (
     conv2d,
     group_norm_silu,
     sampler_step,
-    spatial_attention,
     spatial_linear_attention,
     temporal_attention,
     temporal_conv,
 )
+from gaitcrafter_rt.kernels.launch import plain_torch
 
 MODULES = [
     conv2d, group_norm_silu, sampler_step, spatial_linear_attention, temporal_attention, temporal_conv,
 ]  # fmt: skip
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 TINY = {torch.float32: 2e-7, torch.float16: 2e-4, torch.bfloat16: 2.0**-7}
-
-
-@contextlib.contextmanager
-def eager() -> Iterator[None]:
-    """Ops compute their references."""
-    saved = {m: m.use_kernel for m in [*MODULES, spatial_attention]}
-    for module in saved:
-        module.use_kernel = lambda x: False
-    try:
-        yield
-    finally:
-        for module, function in saved.items():
-            module.use_kernel = function
 
 
 def _doubled(value: Any) -> Any:
@@ -50,7 +36,7 @@ def _doubled(value: Any) -> Any:
 def judge(op: Callable[..., Any], *args: Any, dtype: torch.dtype) -> None:
     """Run ``op`` by its kernel, eagerly, and in double; compare every floating-point result."""
     got = op(*args)
-    with eager():
+    with plain_torch():
         plain, exact = op(*args), op(*map(_doubled, args))
     if isinstance(got, Tensor):
         got, plain, exact = (got,), (plain,), (exact,)

@@ -1,0 +1,105 @@
+"""The check's results as JSON and as a page to read."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ..install import version
+
+
+def machine() -> dict[str, Any]:
+    """GPU, driver and versions, commit and date."""
+    import torch
+
+    found: dict[str, Any] = {"gpu": torch.cuda.get_device_name(0), "capability": list(torch.cuda.get_device_capability(0))}
+    properties = torch.cuda.get_device_properties(0)
+    found |= {"memory_bytes": properties.total_memory, "multiprocessors": properties.multi_processor_count}
+    found |= {"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    try:
+        import triton
+
+        found["triton"] = triton.__version__
+    except ImportError:
+        found["triton"] = None
+    found["driver"] = _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()[:1]
+    found |= {"gaitcrafter_rt": version(), "commit": _said("git", "rev-parse", "HEAD") or "unknown"}
+    found["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return found
+
+
+def _said(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def write(folder: Path, report: dict[str, Any]) -> None:
+    """``gpu-report.json`` and ``gpu-report.md`` in ``folder``; an earlier report there is replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "gpu-report.json").write_text(json.dumps(report, indent=1) + "\n")
+    (folder / "gpu-report.md").write_text(page(report))
+
+
+def page(report: dict[str, Any]) -> str:
+    """The report for people."""
+    m = report["machine"]
+    where = f"{m['gpu']} (sm_{''.join(map(str, m['capability']))}), driver {', '.join(m['driver'])}, CUDA {m['cuda']}"
+    lines = ["# GPU report", "", f"{where}, torch {m['torch']}, Triton {m['triton']}; commit {m['commit'][:12]}, {m['date']}.", ""]
+    for name, found in report["sections"].items():
+        verdict = f"{len(found['failures'])} failures:" if found["failures"] else "No failures."
+        lines += [f"## {name}", "", f"{found['seconds']:.0f} s. {verdict}", ""]
+        lines += [f"- {text}" for text in found["failures"]] + [""] * bool(found["failures"])
+        lines += tables(name, found)
+    return "\n".join(lines) + "\n"
+
+
+def tables(name: str, found: dict[str, Any]) -> list[str]:
+    """What a section measured."""
+    if name == "limits":
+        return [f"Copy {found['copy_bytes_per_s'] / 1e12:.2f} TB/s, bf16 product {found['product_flops'] / 1e12:.0f} TFLOP/s.", ""]
+    if name == "kernels":
+        return table(
+            ["op", "case", "dtype", "largest error / largest value", "eager's", "verdict"],
+            [[r["op"], r["case"], r["dtype"], _e(r.get("error")), _e(r.get("eager")), r["why"] or "ok"] for r in found["rows"]],
+        )  # fmt: skip
+    if name == "launches":
+        return table(
+            ["network", "kernel", "shape", "times", "us", "torch us", "bandwidth", "tensor cores", "registers", "spills", "shared"],
+            [[r["network"], r["kernel"], " ".join(f"{k}{v}" for k, v in r["shape"].items()), r["count"], f"{r['ours']['us']:.1f}",
+              "" if r["torch"] is None else f"{r['torch']['us']:.1f}", f"{r['bandwidth_share']:.0%}", f"{r['rate_share']:.0%}",
+              r["registers"], r["spills"], r["shared"]] for r in costliest_first(found["rows"])],
+        )  # fmt: skip
+    if name == "networks":
+        lines = []
+        for network, parity in found["parity"].items():
+            lines += [f"{network}: " + "; ".join(f"{k} {_e(v['ours'])} (eager {_e(v['eager'])})" for k, v in parity.items()), ""]
+        names = [k for k in ("ours", "eager", "compile") if any(k in r for r in found["rows"])]
+        rows = [[r["network"], r["batch"], *(_ms(r.get(k)) for k in names)] for r in found["rows"]]
+        return lines + table(["network", "batch", *(f"{k} ms" for k in names)], rows)
+    return []
+
+
+def costliest_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Launches by what they take of one call of their network."""
+    return sorted(rows, key=lambda r: -r["count"] * r["ours"]["us"])
+
+
+def table(head: list[str], rows: list[list[Any]]) -> list[str]:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return [*lines, *("| " + " | ".join(str(v) for v in row) + " |" for row in rows), ""]
+
+
+def _e(value: float | None) -> str:
+    return "" if value is None else f"{value:.2e}"
+
+
+def _ms(timing: dict[str, Any] | None) -> str:
+    if timing is None:
+        return ""
+    return f"{timing['us'] / 1e3:.3f}" + ("" if timing["graph"] else " (no graph)")
