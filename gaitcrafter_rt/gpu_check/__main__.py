@@ -72,6 +72,7 @@ class Check:
             reporting.write(self.out, self.report)
             print(f"{name}: {found['seconds']:.0f} s, {len(found['failures'])} failures", flush=True)
         failures = [f"{name}: {text}" for name, found in self.report["sections"].items() for text in found["failures"]]
+        print(reporting.summary(self.report))
         for text in failures:
             print("FAILED", text)
         return 1 if failures else 0

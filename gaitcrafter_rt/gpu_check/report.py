@@ -84,6 +84,25 @@ def tables(name: str, found: dict[str, Any]) -> list[str]:
     return []
 
 
+def summary(report: dict[str, Any]) -> str:
+    """A few lines for a terminal: the limits, networks, the costliest launches."""
+    sections = report["sections"]
+    lines = tables("limits", sections["limits"]) if sections.get("limits", {}).get("copy_bytes_per_s") else []
+    for row in sections.get("networks", {}).get("rows", []):
+        lines.append(
+            f"{row['network']} batch {row['batch']}: "
+            + ", ".join(f"{k} {_ms(v)} ms" for k, v in row.items() if isinstance(v, dict))
+        )
+    for row in costliest_first(sections.get("launches", {}).get("rows", []))[:16]:
+        shape = " ".join(f"{k}{v}" for k, v in row["shape"].items())
+        rival = "" if row["torch"] is None else f", torch {row['torch']['us']:.0f}"
+        lines.append(
+            f"{row['network']} {row['kernel']} {shape}: {row['count']} x {row['ours']['us']:.0f} us{rival}, "
+            f"bandwidth {row['bandwidth_share']:.0%}, products {row['rate_share']:.0%}, spills {row['spills']}"
+        )
+    return "\n".join(lines)
+
+
 def costliest_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Launches by what they take of one call of their network."""
     return sorted(rows, key=lambda r: -r["count"] * r["ours"]["us"])
