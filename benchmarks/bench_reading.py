@@ -4,8 +4,8 @@
     python benchmarks/bench_reading.py --clips 2048 --json reading.json
 
 One core, files in the page cache, each figure the median of five runs. Sequential is every clip in order, in blocks of 128 where
-the reader has blocks; random is one clip per call; a batch is 8 identities with 16 clips each (P x K), drawn anew each time.
-C++ and Python must give the same bytes before anything is timed.
+the reader has blocks; random is one clip per call; a batch is 8 identities with 16 clips each (P x K), drawn anew each time. What
+was read is dropped before the next call. C++ and Python must give the same bytes before anything is timed.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ import argparse
 import ctypes
 import json
 import os
-import pickle
-import platform
 import shutil
 import statistics
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 from bench_bulk import LABELS, SHAPE, FreeEngine
+from harness.host import commit, host
 
 import gaitcrafter_rt
+from gaitcrafter_rt import _native
 from gaitcrafter_rt.bulk import Grid, Request, open_or_create, run_job
 from gaitcrafter_rt.bulk.filesystem import LocalFileSystem
+from gaitcrafter_rt.data.pickles import read_pickle
 from gaitcrafter_rt.dataset import Selection, build_cache, export
 from gaitcrafter_rt.loaders import Clips, PKSampler
 
@@ -63,6 +64,16 @@ class Native:
             self._reader, ctypes.c_void_p(clips.ctypes.data), n(len(clips)), ctypes.c_void_p(self._how.ctypes.data),
             ctypes.c_void_p(out.ctypes.data), n(out.nbytes),
         ))  # fmt: skip
+
+
+def each(read: Callable[[Any], Any], asked: Iterable[Any]) -> Callable[[], None]:
+    """Read one after another; what was read is dropped before the next, as a training loop does."""
+
+    def work() -> None:
+        for what in asked:
+            read(what)
+
+    return work
 
 
 def rate(count: int, work: Callable[[], Any]) -> float:
@@ -129,9 +140,16 @@ class Bench:
                  batch=batch_ms(self.batches, lambda at: bits[at]))  # fmt: skip
         self.add(
             "cache, `ClipCache.read`", "uint8", size,
-            sequential=rate(self.clips, lambda: [cache.read(at) for at in self.blocks]),
-            random=rate(len(self.some), lambda: [cache.read([k]) for k in self.some]),
+            sequential=rate(self.clips, each(cache.read, self.blocks)),
+            random=rate(len(self.some), each(lambda k: cache.read([k]), self.some)),
             batch=batch_ms(self.batches, cache.read),
+        )  # fmt: skip
+        out = np.empty((128, *SHAPE), np.uint8)
+        self.add(
+            "cache, `ClipCache.read` with `out=`", "uint8", size,
+            sequential=rate(self.clips, each(lambda at: cache.read(at, out=out[: len(at)]), self.blocks)),
+            random=rate(len(self.some), each(lambda k: cache.read([k], out=out[:1]), self.some)),
+            batch=batch_ms(self.batches, lambda at: cache.read(at, out=out)),
         )  # fmt: skip
 
     def cache_in_cpp(self) -> None:
@@ -146,8 +164,8 @@ class Bench:
             assert out[: len(blocks[0])].tobytes() == want[: len(blocks[0])].tobytes()
             self.add(
                 "cache, C++", gives, size,
-                sequential=rate(self.clips, lambda: [native.read(b, out[: len(b)]) for b in blocks]),  # noqa: B023
-                random=rate(len(single), lambda: [native.read(b, out[:1]) for b in single]),  # noqa: B023
+                sequential=rate(self.clips, each(lambda b: native.read(b, out[: len(b)]), blocks)),  # noqa: B023
+                random=rate(len(single), each(lambda b: native.read(b, out[:1]), single)),  # noqa: B023
                 batch=batch_ms([b.astype(np.uint64) for b in self.batches], lambda b: native.read(b, out)),  # noqa: B023
             )  # fmt: skip
 
@@ -167,8 +185,8 @@ class Bench:
             few = self.some[: 2000 if place == "cache" else 100]
             self.add(
                 name, "uint8", folder_size(self.root / place),
-                sequential=rate(self.clips, lambda: [clips[at] for at in self.blocks]),  # noqa: B023
-                random=rate(len(few), lambda: [clips[int(k)] for k in few]), batch=statistics.median(times[1:]),  # noqa: B023
+                sequential=rate(self.clips, each(clips.__getitem__, self.blocks)),
+                random=rate(len(few), each(lambda k: clips[int(k)], few)), batch=statistics.median(times[1:]),  # noqa: B023
             )  # fmt: skip
 
     def parquet(self) -> None:
@@ -188,8 +206,8 @@ class Bench:
         few = self.some[:100]
         self.add(
             "Parquet shards, pyarrow", "bits", sum(f.stat().st_size for f in files),
-            sequential=rate(self.clips, lambda: [group(k) for k in range(len(groups))]),
-            random=rate(len(few), lambda: [take(np.array([k])) for k in few]), batch=batch_ms(self.batches[:10], take),
+            sequential=rate(self.clips, each(group, range(len(groups)))),
+            random=rate(len(few), each(lambda k: take(np.array([k])), few)), batch=batch_ms(self.batches[:10], take),
         )  # fmt: skip
 
     def webdataset(self) -> None:
@@ -217,17 +235,13 @@ class Bench:
         export("opengait", self.root / "job", self.root / "tree", Selection.of(limit=count))
         paths = sorted((self.root / "tree").rglob("*.pkl"))
 
-        def read(path: Path) -> Any:
-            with path.open("rb") as f:  # our own files
-                return pickle.load(f)
-
         few = [paths[int(k) % count] for k in self.some]
         manifest = json.loads((self.root / "tree" / "manifest.json").read_text())
         where = [self.root / "tree" / s["path"] for s in manifest["sequences"]]
         self.add(
-            "OpenGait pickles", "uint8", sum(p.stat().st_size for p in paths) * self.clips // count,
-            sequential=rate(count, lambda: [read(p) for p in paths]), random=rate(len(few), lambda: [read(p) for p in few]),
-            batch=batch_ms(self.batches[:10], lambda at: np.stack([read(where[int(k) % count]) for k in at])),
+            "OpenGait pickles, `read_pickle`", "uint8", sum(p.stat().st_size for p in paths) * self.clips // count,
+            sequential=rate(count, each(read_pickle, paths)), random=rate(len(few), each(read_pickle, few)),
+            batch=batch_ms(self.batches[:10], lambda at: np.stack([read_pickle(where[int(k) % count]) for k in at])),
         )  # fmt: skip
 
     def table(self) -> str:
@@ -256,15 +270,10 @@ def main() -> None:
         os.sched_setaffinity(0, {core})
         bench.run()
     print(bench.table())
+    about = {"clips": args.clips, "shape": SHAPE, **host(), "decoded_by": _native.isa(), "commit": commit()}
+    print("\n" + json.dumps(about))
     if args.json:
-        about = {"clips": args.clips, "machine": platform.processor() or platform.machine(), "isa": _isa()}
         args.json.write_text(json.dumps({**about, "rows": bench.rows}, indent=1) + "\n")
-
-
-def _isa() -> str:
-    from gaitcrafter_rt import _native
-
-    return str(_native.isa())
 
 
 if __name__ == "__main__":

@@ -122,4 +122,15 @@ gc_status gc_decode(const uint8_t* packed, uint64_t packed_size, uint64_t clips,
   });
 }
 
+gc_status gc_decode_rows(const uint8_t* packed, uint64_t packed_size, const uint64_t* rows, uint64_t count,
+                         uint64_t pixels_per_clip, const gc_pixels* pixels, void* out, uint64_t out_size) {
+  return guarded([&] {
+    const gc_pixels p = pixels_or_default(pixels);
+    if (packed_size > 0) given(packed, "packed");
+    if (count > 0) given(rows, "rows");
+    decode_rows(decode_table(choose_isa()), {packed, static_cast<size_t>(packed_size)},
+                {rows, static_cast<size_t>(count)}, pixels_per_clip, pixel_type(p), p.foreground, bytes(out, out_size));
+  });
+}
+
 }  // extern "C"

@@ -109,6 +109,14 @@ TEST(ReaderApi, NullsAndStructsAreChecked) {
   EXPECT_EQ(gc_reader_read(reader, nullptr, 0, nullptr, nullptr, 0), GC_OK);
   gc_reader_close(reader);
   gc_reader_close(nullptr);
+  const uint8_t packed[3] = {0xff, 0x00, 0xa0};
+  const uint64_t rows[2] = {2, 0};
+  EXPECT_STATUS(gc_decode_rows(packed, 3, nullptr, 2, 8, nullptr, out, 16), GC_INVALID_REQUEST, "rows is NULL");
+  EXPECT_STATUS(gc_decode_rows(nullptr, 3, rows, 2, 8, nullptr, out, 16), GC_INVALID_REQUEST, "packed is NULL");
+  EXPECT_STATUS(gc_decode_rows(packed, 2, rows, 2, 8, nullptr, out, 16), GC_INVALID_REQUEST, "clip 2 is outside 0..1");
+  ASSERT_EQ(gc_decode_rows(packed, 3, rows, 2, 8, nullptr, out, 16), GC_OK) << gc_last_error_message();
+  const uint8_t want[16] = {255, 0, 255, 0, 0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255};
+  EXPECT_TRUE(std::equal(want, want + 16, out));
 }
 
 TEST(StreamApi, GivesTheClipsOfGenerate) {

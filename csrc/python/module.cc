@@ -293,8 +293,9 @@ py::array_t<uint8_t> unpack(const Array<uint8_t>& packed, size_t pixels) {
   return out;
 }
 
-// Packed clips uint8 [n, bytes] into `out`, uint8 or float32 of n x pixels values.
-void decode(const Array<uint8_t>& packed, size_t pixels, const py::array& out, double foreground) {
+// Packed clips uint8 [n, bytes], all or those of `rows`, into `out`, uint8 or float32 of one row of pixels for each.
+void decode(const Array<uint8_t>& packed, size_t pixels, const py::array& out, double foreground,
+            const std::optional<Array<int64_t>>& rows) {
   if (packed.ndim() != 2) raise(GC_INVALID_REQUEST, "packed must have two dimensions: clips and bytes");
   gc_pixels how = gc_pixels_default();
   const bool is_float = py::isinstance<py::array_t<float>>(out);
@@ -302,15 +303,22 @@ void decode(const Array<uint8_t>& packed, size_t pixels, const py::array& out, d
     raise(GC_INVALID_REQUEST, "out must hold uint8 or float32");
   if ((out.flags() & py::array::c_style) == 0 || !out.writeable())
     raise(GC_INVALID_REQUEST, "out must be writable and in C order");
+  if (rows && static_cast<size_t>(packed.shape(1)) != (pixels + 7) / 8)
+    raise(GC_INVALID_REQUEST, "packed clips of " + std::to_string(packed.shape(1)) + " bytes do not hold " +
+                                  std::to_string(pixels) + " pixels");
   how.type = is_float ? GC_PIXELS_FLOAT : GC_PIXELS_UINT8;
   how.foreground = foreground;
-  const auto clips = static_cast<uint64_t>(packed.shape(0));
+  const auto clips = static_cast<uint64_t>(packed.shape(0)), size = static_cast<uint64_t>(packed.size());
+  const auto out_size = static_cast<uint64_t>(out.nbytes());
   void* target = const_cast<void*>(out.data());
+  // A negative row is a very large one here, and refused like one.
+  const auto* chosen = rows ? reinterpret_cast<const uint64_t*>(rows->data()) : nullptr;
+  const auto count = rows ? static_cast<uint64_t>(rows->size()) : 0;
   gc_status status;
   {
     const py::gil_scoped_release nogil;
-    status = gc_decode(packed.data(), static_cast<uint64_t>(packed.size()), clips, pixels, &how, target,
-                       static_cast<uint64_t>(out.nbytes()));
+    status = rows ? gc_decode_rows(packed.data(), size, chosen, count, pixels, &how, target, out_size)
+                  : gc_decode(packed.data(), size, clips, pixels, &how, target, out_size);
   }
   check(status);
 }
@@ -344,7 +352,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("pack", &pack, py::arg("x"), py::arg("threshold") = 0.5f);
   m.def("unpack", &unpack, py::arg("packed"), py::arg("pixels"));
   m.def("decode", &decode, py::arg("packed").noconvert(), py::arg("pixels"), py::arg("out").noconvert(),
-        py::arg("foreground"));
+        py::arg("foreground"), py::arg("rows").noconvert() = py::none());
   m.def(
       "validate_config",
       [](const py::bytes& text, const std::string& source) {

@@ -58,6 +58,10 @@ void check_on(PixelType type, double on) {
   if (type == PixelType::kFloat && !std::isfinite(on)) refuse("the foreground must be a finite number");
 }
 
+void check_pixels(uint64_t pixels) {
+  if (pixels < 1 || pixels > uint64_t{1} << 32) refuse("a clip of " + std::to_string(pixels) + " pixels");
+}
+
 void check_out(std::span<std::byte> out, uint64_t count, uint64_t each, PixelType type) {
   if (count != 0 && out.size() / each != count) {
     refuse("the buffer has " + std::to_string(out.size()) + " bytes; " + std::to_string(count) +
@@ -152,7 +156,7 @@ void ClipReader::verify() const {
 void decode_clips(const DecodeTable& table, std::span<const uint8_t> packed, uint64_t clips, uint64_t pixels,
                   PixelType type, double on, std::span<std::byte> out) {
   check_on(type, on);
-  if (pixels < 1 || pixels > uint64_t{1} << 32) refuse("a clip of " + std::to_string(pixels) + " pixels");
+  check_pixels(pixels);
   const uint64_t from = bytes_of(PixelType::kPacked, pixels), each = bytes_of(type, pixels);
   if (packed.size() / from != clips || packed.size() % from != 0) {
     refuse(std::to_string(packed.size()) + " packed bytes for " + std::to_string(clips) + " clips of " +
@@ -161,6 +165,26 @@ void decode_clips(const DecodeTable& table, std::span<const uint8_t> packed, uin
   check_out(out, clips, each, type);
   for (uint64_t i = 0; i < clips; ++i)
     decode_one(table, packed.data() + i * from, pixels, type, on, out.data() + i * each);
+}
+
+void decode_rows(const DecodeTable& table, std::span<const uint8_t> packed, std::span<const uint64_t> rows,
+                 uint64_t pixels, PixelType type, double on, std::span<std::byte> out) {
+  check_on(type, on);
+  check_pixels(pixels);
+  const uint64_t from = bytes_of(PixelType::kPacked, pixels), each = bytes_of(type, pixels);
+  const uint64_t there = packed.size() / from;
+  if (packed.size() % from != 0) {
+    refuse(std::to_string(packed.size()) + " packed bytes are no whole number of clips of " + std::to_string(from));
+  }
+  check_out(out, rows.size(), each, type);
+  for (const uint64_t row : rows) {
+    if (row >= there) refuse("clip " + std::to_string(row) + " is outside 0.." + std::to_string(there - 1));
+  }
+  std::byte* to = out.data();
+  for (const uint64_t row : rows) {
+    decode_one(table, packed.data() + row * from, pixels, type, on, to);
+    to += each;
+  }
 }
 
 }  // namespace gaitcrafter

@@ -66,4 +66,8 @@ class ClipReader {
 void decode_clips(const DecodeTable& table, std::span<const uint8_t> packed, uint64_t clips, uint64_t pixels,
                   PixelType type, double on, std::span<std::byte> out);
 
+// The same for the clips `rows` of those that `packed` holds, in that order.
+void decode_rows(const DecodeTable& table, std::span<const uint8_t> packed, std::span<const uint64_t> rows,
+                 uint64_t pixels, PixelType type, double on, std::span<std::byte> out);
+
 }  // namespace gaitcrafter

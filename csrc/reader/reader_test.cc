@@ -270,5 +270,27 @@ TEST(DecodeClips, SizesMustFit) {
   EXPECT_ERROR(decode_clips(table, packed, 2, 0, PixelType::kUint8, 255, out), kInvalidRequest, "0 pixels");
 }
 
+TEST(DecodeRows, TakesClipsInTheOrderAskedFor) {
+  const std::vector<uint8_t> packed = {0xff, 0xc0, 0x00, 0x40, 0x80, 0x00};  // three clips of ten pixels
+  const DecodeTable& table = decode_table(Isa::kPortable);
+  const std::vector<uint64_t> rows = {2, 0, 2};
+  std::vector<std::byte> out(30, std::byte{9}), want(30, std::byte{0});
+  want[0] = want[20] = std::byte{7};
+  std::fill_n(want.begin() + 10, 10, std::byte{7});
+  decode_rows(table, packed, rows, 10, PixelType::kUint8, 7, out);
+  EXPECT_EQ(out, want);
+  const std::vector<uint64_t> outside = {0, 1, 3}, negative = {0, 1, static_cast<uint64_t>(-1)};
+  std::fill(out.begin(), out.end(), std::byte{9});
+  EXPECT_ERROR(decode_rows(table, packed, outside, 10, PixelType::kUint8, 7, out), kInvalidRequest,
+               "clip 3 is outside 0..2");
+  EXPECT_ERROR(decode_rows(table, packed, negative, 10, PixelType::kUint8, 7, out), kInvalidRequest, "outside 0..2");
+  EXPECT_ERROR(decode_rows(table, std::span(packed).first(5), rows, 10, PixelType::kUint8, 7, out), kInvalidRequest,
+               "no whole number of clips");
+  EXPECT_ERROR(decode_rows(table, packed, rows, 10, PixelType::kUint8, 7, std::span(out).first(29)), kInvalidRequest,
+               "exactly");
+  EXPECT_ERROR(decode_rows(table, packed, rows, 10, PixelType::kUint8, 0, out), kInvalidRequest, "1 to 255");
+  for (const std::byte b : out) ASSERT_EQ(b, std::byte{9});
+}
+
 }  // namespace
 }  // namespace gaitcrafter

@@ -71,9 +71,7 @@ class ClipCache:
 
     def checked(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Indices as int64 [n]. Raises InvalidRequestError if one is outside 0..N-1."""
-        wanted = np.asarray(indices)
-        if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
-            raise InvalidRequestError(f"indices must be a list of whole numbers, got {wanted.dtype} of shape {wanted.shape}")
+        wanted = _whole_numbers(indices)
         if wanted.size and (int(wanted.min()) < 0 or int(wanted.max()) >= len(self)):
             raise InvalidRequestError(f"clip indices run from 0 to {len(self) - 1}, got {wanted.min()} to {wanted.max()}")
         return wanted.astype(np.int64)
@@ -84,9 +82,16 @@ class ClipCache:
     ) -> np.ndarray:  # fmt: skip
         """Clips as pixels: [n, frames, height, width], background 0, foreground 255 (uint8) or 1 (float32) or as told.
 
-        ``out`` of that shape and type is filled in place of a new array. Raises InvalidRequestError.
+        ``out`` of that shape and type is filled in place of a new array, which saves the system from clearing new memory.
+        Raises InvalidRequestError.
         """
-        return decode(self.packed[self.checked(indices)], self.shape, pixels, foreground=foreground, out=out)
+        rows = np.ascontiguousarray(_whole_numbers(indices).astype(np.int64, copy=False))
+        try:
+            return decode(self.packed, self.shape, pixels, foreground=foreground, out=out, rows=rows)
+        except InvalidRequestError:
+            # The native side checks the range, once and for free; here is the time to say it in terms of this cache.
+            self.checked(indices)
+            raise
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> ClipBatch:
         """Clips of one origin with everything that is known of them. Raises InvalidRequestError for clips of several."""
@@ -127,21 +132,32 @@ class ClipCache:
 
 def decode(
     packed: np.ndarray, shape: tuple[int, int, int], pixels: Pixels = "uint8", *, foreground: float | None = None,
-    out: np.ndarray | None = None,
+    out: np.ndarray | None = None, rows: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Packed clips uint8 [n, bytes] to pixels [n, frames, height, width]; see :meth:`ClipCache.read`."""
+    """Packed clips uint8 [n, bytes], all or those of ``rows`` (int64 [k]), to pixels [n or k, frames, height, width].
+
+    Otherwise as :meth:`ClipCache.read`. Raises InvalidRequestError.
+    """
     from .. import _native
 
     if pixels not in ("uint8", "float32"):
         raise InvalidRequestError(f"pixels must be 'uint8' or 'float32', got {pixels!r:.40}")
-    wanted, dtype = (len(packed), *shape), np.dtype(pixels)
+    wanted, dtype = (len(packed if rows is None else rows), *shape), np.dtype(pixels)
     if out is None:
         out = np.empty(wanted, dtype)
     elif out.shape != wanted or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
         raise InvalidRequestError(f"out must be a writable {dtype} array of shape {wanted}, got {out.dtype} {out.shape}")
     value = (255.0 if pixels == "uint8" else 1.0) if foreground is None else float(foreground)
-    _native.decode(packed, math.prod(shape), out, value)
+    _native.decode(packed, math.prod(shape), out, value, rows)
     return out
+
+
+def _whole_numbers(indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Integers [n]. Raises InvalidRequestError."""
+    wanted = np.asarray(indices)
+    if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
+        raise InvalidRequestError(f"indices must be a list of whole numbers, got {wanted.dtype} of shape {wanted.shape}")
+    return wanted
 
 
 class CacheSource(Source):

@@ -86,11 +86,13 @@ def test_decode_is_unpackbits(count: int, frames: int, height: int, width: int, 
     want = np.unpackbits(packed, axis=1, count=pixels).reshape(count, frames, height, width)
     np.testing.assert_array_equal(decode(packed, (frames, height, width), foreground=1), want)
     np.testing.assert_array_equal(decode(packed, (frames, height, width), "float32"), want.astype(np.float32))
+    rows = np.random.default_rng(seed).integers(0, count, 7)
+    np.testing.assert_array_equal(decode(packed, (frames, height, width), foreground=1, rows=rows), want[rows])
 
 
 def test_bad_requests(cache: ClipCache) -> None:
     for bad in ([-1], [len(cache)], [0.5], [[0]], [2**63]):
-        with pytest.raises(InvalidRequestError):
+        with pytest.raises(InvalidRequestError, match=r"indices (run from 0 to|must be a list)"):
             cache.read(bad)  # type: ignore[arg-type]
     with pytest.raises(InvalidRequestError, match="pixels must be"):
         cache.read([0], "bits")  # type: ignore[arg-type]
@@ -98,6 +100,8 @@ def test_bad_requests(cache: ClipCache) -> None:
         cache.read([0], foreground=0)
     with pytest.raises(InvalidRequestError, match="out must be"):
         cache.read([0], out=np.zeros((1, 4, 16, 15), np.uint8))
+    with pytest.raises(InvalidRequestError, match="bytes do not hold"):
+        decode(np.zeros((4, 2), np.uint8), (1, 8, 1), rows=np.array([0]))
 
 
 def test_only_the_path_is_pickled(cache: ClipCache) -> None:

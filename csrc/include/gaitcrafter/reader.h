@@ -82,6 +82,11 @@ GC_API gc_status gc_reader_verify(const gc_reader* reader);
 GC_API gc_status gc_decode(const uint8_t* packed, uint64_t packed_size, uint64_t clips, uint64_t pixels_per_clip,
                            const gc_pixels* pixels, void* out, uint64_t out_size);
 
+/* The same for some of them: `packed` holds clips one after another, and those numbered rows[0..count-1] are decoded in
+ * that order. GC_INVALID_REQUEST before anything is written if a row is not there. */
+GC_API gc_status gc_decode_rows(const uint8_t* packed, uint64_t packed_size, const uint64_t* rows, uint64_t count,
+                                uint64_t pixels_per_clip, const gc_pixels* pixels, void* out, uint64_t out_size);
+
 static inline gc_reader_options gc_reader_options_default(void) {
   gc_reader_options o = {(uint32_t)sizeof(gc_reader_options), GC_ABI_VERSION, NULL, 0, 0};
   return o;
