@@ -151,6 +151,11 @@ class Bench:
             random=rate(len(self.some), each(lambda k: cache.read([k], out=out[:1]), self.some)),
             batch=batch_ms(self.batches, lambda at: cache.read(at, out=out)),
         )  # fmt: skip
+        self.add(
+            "cache, `ClipCache.read`, all kept in memory", "uint8", size,
+            sequential=rate(self.clips, lambda: [cache.read(at) for at in self.blocks]),
+            random=rate(len(self.some), lambda: [cache.read([k]) for k in self.some]), batch=None,
+        )  # fmt: skip
 
     def cache_in_cpp(self) -> None:
         size = folder_size(self.root / "cache")
