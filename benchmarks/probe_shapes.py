@@ -19,9 +19,10 @@ from gaitcrafter_rt.data.packed import SPLIT_TEST, PackedClips
 from gaitcrafter_rt.nn.unet import UNet3D
 from gaitcrafter_rt.train import TrainSettings
 from gaitcrafter_rt.train.batches import Batches
-from gaitcrafter_rt.train.loop import build_run, train_step
+from gaitcrafter_rt.train.loop import build_run
 from gaitcrafter_rt.train.settings import model_config
 from gaitcrafter_rt.train.state import Run
+from gaitcrafter_rt.train.step import train_step
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "frame-norm": {"unet": {"norm_scope": "frame"}},

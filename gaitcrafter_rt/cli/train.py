@@ -29,6 +29,8 @@ _HELP = {
     "snr_cap": "Bound of that weight.",
     "steps": "Optimiser steps.",
     "hours": "Hours of processor time, in place of --steps.",
+    "minutes": "Minutes by the clock on the wall, start-up included, in place of --steps; for a GPU.",
+    "init": "A model package whose weights the run starts from.",
     "batch": "Clips per step.",
     "lr": "Learning rate.",
     "table_lr": "Learning rate of label tables, times --lr.",
@@ -36,6 +38,8 @@ _HELP = {
     "weight_decay": "Weight decay.",
     "ema": "Decay of the averaged weights.",
     "precision": "Arithmetic; auto takes bf16 where the processor has it.",
+    "compile": "torch.compile: auto uses it on a GPU, and goes on without it where it fails.",
+    "check_every": "Steps from one look at the loss to the next, which waits for the device; none is 1, on a GPU 25.",
     "threads": "Threads of torch.",
     "seed": "Seed of weights and batches.",
     "checkpoint_every": "Steps from one checkpoint to the next.",
@@ -163,10 +167,10 @@ class _Bar:
         return self
 
     def __call__(self, report: dict[str, Any]) -> None:
-        self.last = report
+        before, self.last = self.last.get("step", 0), report
         if self._draw:
             self._draw(report)
-        elif self._show and report["step"] % 100 == 0:
+        elif self._show and report["step"] // 100 > before // 100:
             click.echo(f"step {report['step']} ({report['done']:.1%}): x0 error {report['x0_error']:.4f}, "
                        f"{report['clips_per_second']:.1f} clips/s, {_clock(report['seconds_left'])} left", err=True)  # fmt: skip
 

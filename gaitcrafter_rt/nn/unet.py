@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..config import AXES, ModelConfig
 from ..errors import InvalidRequestError
-from ..kernels.temporal_attention import position_bias, rotary_tables
+from ..kernels.temporal_attention import position_bucket, rotary_tables
 from ..kernels.time_embedding import time_embedding
 from .blocks import InputMap, Level, ResnetBlock, SpatialAttention, TemporalAttention, wired_axes
 
@@ -53,6 +53,7 @@ class UNet3D(nn.Module):
         self.null_cond = nn.Parameter(torch.randn(cond.cond_dim)) if cond.cond_dim else None
         self.time_mlp = TimeMLP(u.dim)
         self.position_bias = nn.Embedding(u.position_buckets, heads) if u.position_buckets else None
+        self._hold_positions()
         stem_in = u.channels * u.patch**2
         self.init_conv = nn.Conv2d(stem_in, u.init_dim, u.init_kernel, padding=u.init_kernel // 2)
         self.positional = self._positional() if u.positional_embedding else None
@@ -80,6 +81,18 @@ class UNet3D(nn.Module):
             self.ups.append(level)
         self.final_block = ResnetBlock(u, 2 * u.init_dim, u.dim, None, {})
         self.final_conv = nn.Conv2d(u.dim, stem_in, 1)
+
+    bucket: Tensor | None
+    cos: Tensor | None
+    sin: Tensor | None
+
+    def _hold_positions(self) -> None:
+        """Tables that depend on the frame count alone, on the weights' device: made anew they would have to be sent there."""
+        u, frames = self.config.unet, self.config.clip.frames
+        bucket = position_bucket(frames, u.position_buckets, u.position_max_distance) if u.position_buckets else None
+        cos, sin = rotary_tables(frames, u.rotary_dim) if u.rotary_dim else (None, None)
+        for name, table in (("bucket", bucket), ("cos", cos), ("sin", sin)):
+            self.register_buffer(name, table, persistent=False)
 
     def _positional(self) -> nn.ParameterDict:
         u, clip = self.config.unet, self.config.clip
@@ -122,11 +135,10 @@ class UNet3D(nn.Module):
         return y.reshape(b, frames, c, h, w).transpose(1, 2)
 
     def _trunk(self, y: Tensor, frames: int, time: Tensor, labels: dict[str, Tensor]) -> Tensor:
-        u = self.config.unet
         bias = None
-        if self.position_bias is not None:
-            bias = position_bias(self.position_bias.weight, frames, u.position_max_distance)
-        rotary = rotary_tables(frames, u.rotary_dim, y.device) if u.rotary_dim else None
+        if self.position_bias is not None and self.bucket is not None:
+            bias = self.position_bias.weight[self.bucket].permute(2, 0, 1)
+        rotary = (self.cos, self.sin) if self.cos is not None and self.sin is not None else None
         if self.positional is not None:
             n = y.shape[0]
             place = self.positional["frame"][:, :, None, None] + self.positional["spatial"][None]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..config import AXES
 
 if TYPE_CHECKING:
@@ -33,9 +35,9 @@ Generates gait silhouettes: {clip.frames} frames of {clip.height}x{clip.width}, 
 - Terms of the training data: {p.training_data_terms}
 - Parameters: {params:,}
 - Predicts {cfg.diffusion.prediction}; {cfg.diffusion.schedule} schedule, {cfg.diffusion.timesteps} timesteps
-- Trained for {run.step:,} steps of {run.settings.batch} clips, {run.cpu_seconds / 3600:.2f} CPU hours;
+- Trained for {run.step:,} steps of {run.settings.batch} clips, {_time(run)};
   the weights are the moving average
-{_error(run)}
+{_error(run)}{_origin(run)}
 
 {p.notes + chr(10) if p.notes else ""}
 Command:
@@ -50,3 +52,13 @@ def _error(run: Run) -> str:
     if not run.recent:
         return ""
     return f"- Mean squared x0 error over the last {len(run.recent)} steps: {sum(run.recent) / len(run.recent):.4f}\n"
+
+
+def _time(run: Run) -> str:
+    if run.device.type == "cpu":
+        return f"{run.cpu_seconds / 3600:.2f} CPU hours"
+    return f"{run.wall_seconds / 60:.1f} minutes on {torch.cuda.get_device_name(run.device)}"
+
+
+def _origin(run: Run) -> str:
+    return f"- {run.origin}\n" if run.origin else ""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,19 @@ except ImportError as e:
 
 from ..config import ClipShape, ModelConfig
 from ..data.packed import PackedClips
-from ..errors import CapabilityError, InvalidRequestError, OutputError
+from ..errors import CapabilityError, OutputError
 from ..nn.unet import UNet3D
 from ..package import write_package
 from . import checkpoint
-from .batches import Batch, Batches
+from .batches import Batches, DeviceBatches
 from .card import model_card
 from .diffusion import NoiseSchedule
 from .ema import Ema
 from .preview import save_sheet
 from .settings import TrainSettings, model_config
+from .start import start_from
 from .state import Run
+from .step import compiled, read_losses, train_step
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -41,12 +43,14 @@ def forecast(settings: TrainSettings, steps: int = 4) -> dict[str, Any]:
     Returns parameters, seconds_per_step, clips_per_second, hours (wall clock, this machine as loaded now).
     """
     run, batches = _open(settings, None)
-    train_step(run, batches.at(0))  # the first one also pays for set-up
+    read_losses([train_step(run, batches.at(0))], 1, settings.lr)  # the first one also pays for set-up
     wall, cpu = time.monotonic(), time.process_time()
-    for step in range(1, steps + 1):
-        train_step(run, batches.at(step))
+    pending = [train_step(run, batches.at(step)) for step in range(1, steps + 1)]
+    read_losses(pending, steps + 1, settings.lr)
     wall, cpu = (time.monotonic() - wall) / steps, (time.process_time() - cpu) / steps
-    total = settings.hours * 3600 / cpu if settings.hours else settings.steps
+    total = float(settings.steps)
+    if settings.hours or settings.minutes:
+        total = settings.hours * 3600 / cpu if settings.hours else (settings.minutes or 0) * 60 / wall
     return {
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "seconds_per_step": wall,
@@ -57,11 +61,13 @@ def forecast(settings: TrainSettings, steps: int = 4) -> dict[str, Any]:
 
 
 def run(settings: TrainSettings, progress: Progress | None = None, command: list[str] | None = None) -> Path:
-    """Train until ``steps`` (or ``hours`` of CPU time) are done and return the folder of the model package, ``OUT/model``.
+    """Train until ``steps`` (or ``hours`` of CPU time, or ``minutes`` of wall-clock time from this call on, over all its resumed
+    parts) are done and return the folder of the model package, ``OUT/model``.
 
     Resumes where the newest checkpoint in ``OUT`` stopped. SIGINT and SIGTERM finish the step, write a checkpoint and leave.
-    ``progress`` gets a dict per step: step, of, loss, x0_error, seconds_left, clips_per_second.
+    ``progress`` gets a dict whenever the loss is looked at: step, done, loss, x0_error, seconds_left, clips_per_second.
     """
+    began = time.monotonic()
     out = Path(settings.out)
     run, batches = _open(settings, command)
     state = _begin(out)
@@ -71,7 +77,7 @@ def run(settings: TrainSettings, progress: Progress | None = None, command: list
     if final.exists() and not _done(run):
         final.rename(out / f"model-{time.strftime('%Y%m%d-%H%M%S')}")
     with _Stop() as stop:
-        _steps(run, batches, progress, stop, out)
+        _steps(run, batches, progress, stop, out, began)
     checkpoint.save(out, run.state())
     if _done(run) and not final.exists():
         save_sheet(run.ema, run, out / f"sheet-{run.step:06d}.png")
@@ -87,7 +93,28 @@ def _open(settings: TrainSettings, command: list[str] | None) -> tuple[Run, Batc
     shape = ClipShape(frames=frames, height=height, width=width)
     config = model_config(settings, data.labels, shape, data.meta.source, data.meta.terms, _command(command))
     dropout = {str(axis): rate for axis, rate in settings.dropout.items()}
-    return build_run(settings, config), Batches(data, config, settings.batch, settings.seed, dropout)
+    run = build_run(settings, config)
+    if DeviceBatches.fits(data, run.device):
+        batches: Batches = DeviceBatches(data, config, settings.batch, settings.seed, dropout, run.device)
+    else:
+        batches = Batches(data, config, settings.batch, settings.seed, dropout)
+    run.forward = compiled(run.model, settings.compile, run.device, lambda forward: _try_out(run, batches, forward))
+    return run, batches
+
+
+def _try_out(run: Run, batches: Batches, forward: Callable[..., Any]) -> None:
+    """A step with ``forward`` at a learning rate of 0 that leaves no trace in weights and optimiser."""
+    kept = [(group, group["lr"]) for group in run.optimiser.param_groups]
+    before, weights = run.optimiser.state_dict(), [p.detach().clone() for p in run.model.parameters()]
+    run.forward = forward
+    train_step(run, batches.at(0))
+    run.optimiser.load_state_dict(before)
+    run.optimiser.zero_grad(set_to_none=True)
+    for group, lr in kept:
+        group["lr"] = lr
+    with torch.no_grad():
+        for p, w in zip(run.model.parameters(), weights, strict=True):
+            p.copy_(w)
 
 
 def _begin(out: Path) -> dict[str, Any] | None:
@@ -107,12 +134,17 @@ def build_run(settings: TrainSettings, config: ModelConfig) -> Run:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise CapabilityError("device 'cuda' was asked for but torch sees no GPU; use --device cpu")
     torch.manual_seed(settings.seed)
-    model = UNet3D(config).to(device, memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(_groups(model, settings), lr=settings.lr, betas=(0.9, 0.99))
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # the shapes never change
+    model = UNet3D(config)
+    origin = start_from(model, config, settings.init) if settings.init else ""
+    model = model.to(device, memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(_groups(model, settings), lr=settings.lr, betas=(0.9, 0.99), fused=device.type == "cuda")
     d = config.diffusion
     return Run(
-        settings, config, model, Ema(model, settings.ema), optimiser, NoiseSchedule(d.schedule, d.timesteps, device), device
-    )
+        settings, config, model, Ema(model, settings.ema), optimiser, NoiseSchedule(d.schedule, d.timesteps, device), device,
+        model, origin=origin,
+    )  # fmt: skip
 
 
 def _groups(model: UNet3D, settings: TrainSettings) -> list[dict[str, Any]]:
@@ -133,56 +165,49 @@ def _groups(model: UNet3D, settings: TrainSettings) -> list[dict[str, Any]]:
     ]
 
 
-def _steps(run: Run, batches: Batches, progress: Progress | None, stop: _Stop, out: Path) -> None:
+def _steps(run: Run, batches: Batches, progress: Progress | None, stop: _Stop, out: Path, began: float) -> None:
     settings = run.settings
+    every = settings.check_every or (25 if run.device.type == "cuda" else 1)
     started, first = time.monotonic(), run.step
+    spent = run.wall_seconds  # by the parts of the run before this one
     clock = time.process_time()
+    pending: list[Any] = []
     while not _done(run) and not stop.asked:
         for group in run.optimiser.param_groups:
             group["lr"] = group["base_lr"] * _rate(run)
-        loss, error = train_step(run, batches.at(run.step))
+        pending.append(train_step(run, batches.at(run.step)))
         run.step += 1
         run.ema.update(run.step)
+        saves = run.step % settings.checkpoint_every == 0
+        shows = settings.sample_every > 0 and run.step % settings.sample_every == 0
+        if run.step % every == 0 or saves or shows:
+            _look(run, pending, progress, (started, first))
         run.cpu_seconds += time.process_time() - clock
-        clock = time.process_time()
-        run.recent = [*run.recent[-99:], error]
-        if progress is not None:
-            progress(_report(run, loss, (time.monotonic() - started) / (run.step - first)))
-        if run.step % settings.checkpoint_every == 0:
+        clock, run.wall_seconds = time.process_time(), spent + time.monotonic() - began
+        if saves:
             checkpoint.save(out, run.state())
-        if settings.sample_every and run.step % settings.sample_every == 0:
+        if shows:
             save_sheet(run.ema, run, out / f"sheet-{run.step:06d}.png")
+    _look(run, pending, progress, (started, first))
 
 
-def train_step(run: Run, batch: Batch) -> tuple[float, float]:
-    """One optimiser step; returns the weighted loss and the plain x0 error."""
-    batch = batch.to(run.device)
-    pred = run.config.diffusion.prediction
-    x_t = run.schedule.add_noise(batch.x0, batch.noise, batch.t)
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=_bf16(run)):
-        out = run.model(x_t, batch.t, batch.labels)
-    out = out.float()
-    target = run.schedule.target(pred, batch.x0, batch.noise, batch.t)
-    per_clip = (out - target).square().flatten(1).mean(1)
-    weight = run.schedule.weight(run.settings.loss_weight, pred, run.settings.snr_cap, batch.t)
-    loss = (weight * per_clip).mean()
-    if not torch.isfinite(loss):
-        raise InvalidRequestError(
-            f"the loss is {loss.item()} at step {run.step}; lower --lr (now {run.settings.lr}) and start from the last checkpoint"
-        )
-    run.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-    run.optimiser.step()
-    with torch.no_grad():
-        x0 = run.schedule.x0_from(pred, out.detach(), x_t, batch.t).clamp(-1, 1)
-        error = (x0 - batch.x0).square().mean().item()
-    return loss.item(), error
+def _look(run: Run, pending: list[Any], progress: Progress | None, since: tuple[float, int]) -> None:
+    """Read what the last steps lost, which waits for the device, and report it."""
+    if not pending:
+        return
+    losses = read_losses(pending, run.step, run.settings.lr)
+    pending.clear()
+    run.recent = [*run.recent, *(error for _, error in losses)][-100:]
+    if progress is not None:
+        started, first = since
+        progress(_report(run, losses[-1][0], (time.monotonic() - started) / (run.step - first)))
 
 
 def _fraction(run: Run) -> float:
     """How much of the run is done, 0 to 1."""
     s = run.settings
+    if s.minutes:
+        return run.wall_seconds / (s.minutes * 60)
     return run.cpu_seconds / (s.hours * 3600) if s.hours else run.step / s.steps
 
 
@@ -194,7 +219,7 @@ def _rate(run: Run) -> float:
     """Warm-up, a flat stretch, and a cosine over the last half down to 2 %."""
     warm = min(1.0, (run.step + 1) / (run.settings.warmup + 1))
     tail = max(0.0, (_fraction(run) - 0.5) / 0.5)
-    return warm * float(0.02 + 0.98 * 0.5 * (1 + torch.cos(torch.tensor(min(tail, 1.0) * torch.pi))))
+    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(min(tail, 1.0) * math.pi)))
 
 
 def _report(run: Run, loss: float, seconds_per_step: float) -> dict[str, Any]:
@@ -209,27 +234,6 @@ def _report(run: Run, loss: float, seconds_per_step: float) -> dict[str, Any]:
         "clips_per_second": run.settings.batch / seconds_per_step,
         "cpu_seconds": run.cpu_seconds,
     }
-
-
-def _bf16(run: Run) -> bool:
-    """bf16 pays where the processor multiplies it natively; elsewhere autocast is slower than fp32."""
-    if run.settings.precision != "auto":
-        return run.settings.precision == "bf16"
-    return _fast_bf16(run.device.type)
-
-
-@cache
-def _fast_bf16(device: str) -> bool:
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "avx512_bf16" in _cpu_flags()
-
-
-def _cpu_flags() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return ""
 
 
 def _command(command: list[str] | None) -> str:

@@ -27,12 +27,14 @@ def ddim(
     clip = cfg.clip
     gen = torch.Generator().manual_seed(seed)
     x = torch.randn((batch, cfg.unet.channels, clip.frames, clip.height, clip.width), generator=gen)
+    device = next(model.parameters()).device
+    x, labels = x.to(device), {axis: weights.to(device) for axis, weights in labels.items()}
     total = len(alphas_cumprod)
     times = np.round(np.arange(total, 0, -total / steps)).astype(int) - 1
     for t, after in zip(times, [*times[1:], -1], strict=True):
         ab = float(alphas_cumprod[t])
         ab_after = float(alphas_cumprod[after]) if after >= 0 else 1.0
-        out = model(x, torch.full((batch,), int(t)), labels).float()
+        out = model(x, torch.full((batch,), int(t), device=device), labels).float()
         if cfg.diffusion.prediction == "x0":
             x0 = out
         elif cfg.diffusion.prediction == "v":
@@ -62,9 +64,9 @@ def save_sheet(ema: Ema, run: Run, path: Path, rows: int = 8, columns: int = 10)
     """A PNG of ``rows`` clips, ``columns`` frames each."""
     model = UNet3D(run.config)
     model.load_state_dict({**model.state_dict(), **{k: v.cpu() for k, v in ema.state_dict().items()}})
-    model.to(memory_format=torch.channels_last)
+    model.to(run.device, memory_format=torch.channels_last)
     ab = (run.schedule.sqrt_ab.double() ** 2).cpu().numpy()
-    x = ddim(model, preview_labels(run.config, rows), rows, run.settings.sampler_steps, ab)[:, 0]
+    x = ddim(model, preview_labels(run.config, rows), rows, run.settings.sampler_steps, ab)[:, 0].cpu()
     frames = np.linspace(0, x.shape[1] - 1, columns).round().astype(int)
     tiles = ((x[:, frames].clamp(-1, 1) + 1) * 127.5).to(torch.uint8).numpy()
     r, c, h, w = tiles.shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..config import (
     AXES,
@@ -42,6 +42,8 @@ class TrainSettings(BaseModel):
     snr_cap: Annotated[float, Field(gt=0)] = 5.0
     steps: Annotated[int, Field(ge=1)] = 20_000
     hours: Annotated[float, Field(gt=0)] | None = None  # of CPU time; the learning rate then follows the clock
+    minutes: Annotated[float, Field(gt=0)] | None = None  # the same by the clock on the wall, from the start of the program
+    init: str | None = None  # a model package of the same shape whose weights the run starts from
     batch: Annotated[int, Field(ge=1, le=4096)] = 8
     lr: Annotated[float, Field(gt=0, lt=1)] = 1e-3
     table_lr: Annotated[float, Field(gt=0, le=100)] = 5.0  # times lr, for the label tables
@@ -52,6 +54,8 @@ class TrainSettings(BaseModel):
         "dataset": 0.1, "identity": 0.1, "view": 0.05, "covariate": 0.05,
     }  # fmt: skip
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile; auto: on a GPU, and without it where it fails
+    check_every: Annotated[int, Field(ge=1)] | None = None  # steps from one look at the loss to the next; none: 1, on a GPU 25
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     checkpoint_every: Annotated[int, Field(ge=1)] = 250
@@ -60,6 +64,12 @@ class TrainSettings(BaseModel):
     guidance: Annotated[float, Field(ge=1, le=100)] = 1.0  # the model's default; needs dropout
     notes: Annotated[str, Field(max_length=4096)] = ""
     device: str = "cpu"
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> TrainSettings:
+        if self.hours and self.minutes:
+            raise ValueError("hours and minutes exclude each other; give one of them, or steps")
+        return self
 
     @classmethod
     def checked(cls, **fields: Any) -> TrainSettings:

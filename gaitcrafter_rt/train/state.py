@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..config import ModelConfig
 from ..errors import InvalidRequestError
@@ -17,7 +19,8 @@ from .settings import TrainSettings
 
 # Fields that may differ when a run is resumed: they say how long to go on and how to show it.
 _FREE = {
-    "steps", "hours", "threads", "checkpoint_every", "sample_every", "out", "device", "sampler_steps", "guidance", "notes", "name",
+    "steps", "hours", "minutes", "compile", "check_every", "threads", "checkpoint_every", "sample_every", "out", "device",
+    "sampler_steps", "guidance", "notes", "name",
 }  # fmt: skip
 
 
@@ -32,9 +35,12 @@ class Run:
     optimiser: torch.optim.Optimizer
     schedule: NoiseSchedule
     device: torch.device
+    forward: Callable[..., Tensor]  # the model, or what torch.compile made of it
     step: int = 0
     cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
     recent: list[float] = field(default_factory=list)
+    origin: str = ""  # what the weights started from, if not from chance
 
     def state(self) -> dict[str, Any]:
         return {
@@ -46,6 +52,7 @@ class Run:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "cpu_seconds": self.cpu_seconds,
+            "wall_seconds": self.wall_seconds,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -62,3 +69,4 @@ class Run:
         self.ema.load_state_dict(state["ema"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.cpu_seconds = state["step"], state["cpu_seconds"]
+        self.wall_seconds = state.get("wall_seconds", 0.0)
