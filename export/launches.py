@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from ..config import AXES, ModelConfig
+from ..config import ModelConfig
+from ..kernels.dynamic_limits import dynamic_limits
+from ..kernels.film import film_rows
 from ..kernels.launch import Launch, recording
-from ..kernels.sampler_step import DeviceTable, initial_noise, pack_clips, sampler_step
+from ..kernels.sampler_step import DeviceTable, initial_noise, pack_clips, sampler_step, threshold_level
 from ..nn.fused import FusedUNet
 from ..nn.unet import UNet3D
 from ..samplers.table import compile_rows
@@ -16,15 +18,13 @@ META = torch.device("meta")
 
 def network_launches(config: ModelConfig, batch: int, dtype: torch.dtype = torch.bfloat16) -> list[Launch]:
     """One call of the U-Net on ``batch`` clips, in order."""
-    clip, cond = config.clip, config.conditioning
+    clip, u = config.clip, config.unet
     with META, torch.no_grad():
         model = FusedUNet(UNet3D(config), dtype)
-        x = torch.empty(batch, config.unet.channels, clip.frames, clip.height, clip.width)
-        wired = [axis for axis in AXES if getattr(cond, axis) != "none"]
-        labels = {axis: torch.empty(batch, len(getattr(config.labels, axis)) + 1) for axis in wired}
-        vector = torch.empty(batch, cond.cond_dim) if cond.cond_dim else None
+        x = torch.empty(batch, u.channels, clip.frames, clip.height, clip.width)
+        maps = torch.empty(batch, u.channels, clip.height, clip.width) if len(model.input_maps) else None
         with recording() as recorder:
-            model(x, torch.empty(batch, dtype=torch.int64), labels, vector)
+            model.denoise(x, film_rows(torch.empty(model.film_width), torch.empty(batch, model.film_width)), maps)
     return recorder.launches
 
 
@@ -32,18 +32,16 @@ def sampler_launches(config: ModelConfig, batch: int) -> list[Launch]:
     """The kernels of the model's default sampler: initial noise, every row, packing."""
     clip, settings = config.clip, config.sampler
     n = config.unet.channels * clip.frames * clip.height * clip.width
-    table = DeviceTable.of(compile_rows(settings, config.diffusion), settings.guidance, META)
+    table = DeviceTable.of(compile_rows(settings, config.diffusion), settings, n, META)
     with META, recording() as recorder:
-        x, out = torch.empty(batch, n), torch.empty(batch, n)
-        null = None if settings.guidance == 1 else torch.empty(batch, n)
-        history = torch.empty(batch, 2, n) if table.needs_history else None
-        limit = torch.empty(batch) if settings.thresholding == "dynamic" else None
+        x, limit, history = torch.empty(batch, n), torch.empty(batch), torch.empty(batch, 2, n)
+        lanes = torch.empty(batch, 1 if settings.guidance in (0, 1) else 2, n)
+        out, null = lanes[:, 0], lanes[:, 1] if lanes.shape[1] == 2 else None
         index, bad = torch.empty(batch, dtype=torch.int64), torch.empty(batch, dtype=torch.int32)
         initial_noise(x, index, index)
-        for i, terms in enumerate(table.terms):
-            sampler_step(
-                x, out, null, table.rows[i], table.streams[i], index, index, limit, history, bad, i % 2,
-                settings.thresholding == "clip", *terms,
-            )  # fmt: skip
-        pack_clips(x, 0.5, bad)
+        for row, integers in zip(table.rows, table.integers, strict=True):
+            if table.is_dynamic:
+                dynamic_limits(x, out, null, row, integers, limit)
+            sampler_step(x, out, null, row, integers, index, index, limit, history, bad)
+        pack_clips(x, threshold_level(0.5, META), bad)
     return recorder.launches

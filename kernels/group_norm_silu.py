@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import InvalidRequestError
 from .launch import channels_last, empty_channels_last, is_recording, jit, launch, next_power_of_2, site_tile, tl, use_kernel
 
 EPS = 1e-5
@@ -73,9 +74,13 @@ def _moments(x, moments, SITES: tl.constexpr, C: tl.constexpr, TILES: tl.constex
 @jit
 def _affine(
     moments, weight, bias, film, affine, SITES: tl.constexpr, C: tl.constexpr, GROUP: tl.constexpr, TILES: tl.constexpr,
-    TILE: tl.constexpr, IMAGES: tl.constexpr, SCOPES: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, EPS: tl.constexpr,
+    TILE: tl.constexpr, IMAGES: tl.constexpr, SCOPES: tl.constexpr, FILM: tl.constexpr, BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
-    """affine [scopes, 2, C]: a and b of ``a * x + b``, from the moments of IMAGES images; SCOPES scopes share a clip's FiLM row."""
+    """affine [scopes, 2, C]: a and b of ``a * x + b``, from the moments of IMAGES images.
+
+    SCOPES scopes share a clip's FiLM row; rows are FILM apart.
+    """
     s = tl.program_id(0).to(tl.int64)
     j = tl.arange(0, BLOCK_C)
     c = tl.program_id(1) * GROUP + j
@@ -102,7 +107,7 @@ def _affine(
     a = tl.load(weight + c, mask=j < GROUP).to(tl.float32) * scale
     b = tl.load(bias + c, mask=j < GROUP).to(tl.float32) - centre * a
     if film is not None:
-        row = film + (s // SCOPES) * (2 * C) + c
+        row = film + (s // SCOPES) * FILM + c
         gain = tl.load(row, mask=j < GROUP).to(tl.float32) + 1.0
         a = a * gain
         b = b * gain + tl.load(row + C, mask=j < GROUP).to(tl.float32)
@@ -135,7 +140,7 @@ def _apply(
 @jit
 def _rms(
     x, gamma, film, residual, y, SITES: tl.constexpr, C: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr,
-    FRAMES: tl.constexpr, BLOCK_C: tl.constexpr, EPS: tl.constexpr,
+    FRAMES: tl.constexpr, FILM: tl.constexpr, BLOCK_C: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
     """y = silu(film(x / max(|x|, eps) * sqrt(C) * gamma)) + residual; a program holds whole pixels."""
     at = tl.program_id(0)
@@ -149,13 +154,22 @@ def _rms(
     gain = tl.load(gamma + c, mask=c < C, other=0).to(tl.float32) * (C**0.5)
     v = v / length[:, None] * gain[None, :]
     if film is not None:
-        row = film + (n // FRAMES) * (2 * C) + c
+        row = film + (n // FRAMES) * FILM + c
         scale = tl.load(row, mask=c < C, other=0).to(tl.float32) + 1.0
         v = v * scale[None, :] + tl.load(row + C, mask=c < C, other=0).to(tl.float32)[None, :]
     v = v * tl.sigmoid(v)
     if residual is not None:
         v += tl.load(residual + n * (SITES * C) + offset, mask=mask).to(tl.float32)
     tl.store(y + n * (SITES * C) + offset, v.to(y.dtype.element_ty), mask=mask)
+
+
+def film_stride(film: Tensor | None) -> int:
+    """From one clip's FiLM row to the next; rows may be parts of longer ones."""
+    if film is None:
+        return 0
+    if film.stride(1) != 1:
+        raise InvalidRequestError(f"FiLM rows of shape {tuple(film.shape)} have strides {film.stride()}; the last must be 1")
+    return film.stride(0)
 
 
 def _channel_block(c: int) -> int:
@@ -188,8 +202,8 @@ def launch_affine(
     rows = min(64, next_power_of_2(images * tiles))
     launch(
         _affine, (n // images, groups), dict(moments=moments, weight=weight, bias=bias, film=film, affine=affine),
-        dict(SITES=sites, C=c, GROUP=group, TILES=tiles, TILE=tile, IMAGES=images, SCOPES=frames // images, BLOCK_R=rows,
-             BLOCK_C=next_power_of_2(group), EPS=EPS),
+        dict(SITES=sites, C=c, GROUP=group, TILES=tiles, TILE=tile, IMAGES=images, SCOPES=frames // images, FILM=film_stride(film),
+             BLOCK_R=rows, BLOCK_C=next_power_of_2(group), EPS=EPS),
         flops=8 * moments.numel(), l2_bytes=12 * moments.numel(),
     )  # fmt: skip
     return affine
@@ -223,7 +237,8 @@ def launch_rms(x: Tensor, gamma: Tensor, film: Tensor | None, residual: Tensor |
     tiles = -(-h * w // tile)
     launch(
         _rms, (n * tiles,), dict(x=x, gamma=gamma, film=film, residual=residual, y=y),
-        dict(SITES=h * w, C=c, TILES=tiles, TILE=tile, FRAMES=frames, BLOCK_C=block, EPS=RMS_EPS), flops=9 * x.numel(),
+        dict(SITES=h * w, C=c, TILES=tiles, TILE=tile, FRAMES=frames, FILM=film_stride(film), BLOCK_C=block, EPS=RMS_EPS),
+        flops=9 * x.numel(),
         l2_bytes=(2 + (residual is not None)) * x.numel() * x.element_size(),
     )  # fmt: skip
     return y

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..config import SamplerDefaults
 from ..errors import InvalidRequestError
 from ..samplers.noise_reference import normals
 from ..samplers.table import Row, coefficients
@@ -95,84 +96,104 @@ def _not_finite(v, mask):
 
 
 @jit
-def _step(
-    x, out, null, limit, history, row, stream, seeds, clips, bad, N: tl.constexpr, NEWEST: tl.constexpr, CLIP: tl.constexpr,
-    PREV1: tl.constexpr, PREV2: tl.constexpr, RAW: tl.constexpr, NOISE: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """One row over x [clips, N]; which terms it has is known beforehand, its numbers are read. history [clips, 2, N]."""
-    clip = (tl.program_id(0) // BLOCKS).to(tl.int64)
-    i = (tl.program_id(0) % BLOCKS) * (4 * BLOCK) + tl.arange(0, 4 * BLOCK)
-    mask = i < N
-    at = clip * N + i
-    v = tl.load(x + at, mask=mask, other=0)
+def guided(out, null, at, row, mask):
+    """The model's output at some elements, with ``null`` moved away from that lane by the row's guidance."""
     o = tl.load(out + at, mask=mask, other=0)
     if null is not None:
         base = tl.load(null + at, mask=mask, other=0)
         o = base + (o - base) * tl.load(row + 8)
+    return o
+
+
+@jit
+def _step(
+    x, out, null, limit, history, row, integers, seeds, clips, bad, N: tl.constexpr, OUT: tl.constexpr, NEWEST: tl.constexpr,
+    CLIP: tl.constexpr, DYNAMIC: tl.constexpr, KEEP: tl.constexpr, PREV1: tl.constexpr, PREV2: tl.constexpr, RAW: tl.constexpr,
+    NOISE: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One row over x [clips, N]; its numbers and which terms it has are read. history [clips, 2, N], outputs OUT apart.
+
+    No argument is called ``stream``: Triton 3.6 takes that name as a launch option of its own.
+    """
+    clip = (tl.program_id(0) // BLOCKS).to(tl.int64)
+    i = (tl.program_id(0) % BLOCKS) * (4 * BLOCK) + tl.arange(0, 4 * BLOCK)
+    mask = i < N
+    at = clip * N + i
+    flags = tl.load(integers + 2)
+    v = tl.load(x + at, mask=mask, other=0)
+    o = guided(out, null, clip * OUT + i, row, mask)
     raw = tl.load(row) * v + tl.load(row + 1) * o
-    x0 = raw
-    if CLIP:
-        x0 = tl.where(x0 < -1.0, -1.0, x0)
-        x0 = tl.where(x0 > 1.0, 1.0, x0)
-    if limit is not None:
-        bound = tl.load(limit + clip)
-        x0 = tl.where(x0 < -bound, -bound, x0)
-        x0 = tl.div_rn(tl.where(x0 > bound, bound, x0), bound + tl.zeros_like(x0))
+    dynamic = (flags & DYNAMIC) != 0
+    bound = tl.where((flags & CLIP) != 0, 1.0, float("inf"))
+    bound = tl.where(dynamic, tl.load(limit + clip), bound)
+    x0 = tl.where(raw < -bound, -bound, raw)
+    x0 = tl.where(x0 > bound, bound, x0)
+    x0 = tl.div_rn(x0, tl.where(dynamic, bound, 1.0) + tl.zeros_like(x0))
     total = tl.load(row + 2) * v + tl.load(row + 3) * x0
-    if history is not None:
-        newest = history + (2 * clip + NEWEST) * N + i
-        oldest = history + (2 * clip + 1 - NEWEST) * N + i
-        if PREV1:
-            total = total + tl.load(row + 4) * tl.load(newest, mask=mask, other=0)
-        if PREV2:
-            total = total + tl.load(row + 5) * tl.load(oldest, mask=mask, other=0)
-        tl.store(oldest, x0, mask=mask)
-    if RAW:
-        total = total + tl.load(row + 6) * raw
-    if NOISE:
+    later = flags & NEWEST
+    newest = history + (2 * clip + later) * N + i
+    oldest = history + (2 * clip + 1 - later) * N + i
+    prev1, prev2 = (flags & PREV1) != 0, (flags & PREV2) != 0
+    total = tl.where(prev1, total + tl.load(row + 4) * tl.load(newest, mask=mask & prev1, other=0), total)
+    total = tl.where(prev2, total + tl.load(row + 5) * tl.load(oldest, mask=mask & prev2, other=0), total)
+    tl.store(oldest, x0, mask=mask & ((flags & KEEP) != 0))
+    total = tl.where((flags & RAW) != 0, total + tl.load(row + 6) * raw, total)
+    if (flags & NOISE) != 0:
         counter = (tl.program_id(0) % BLOCKS) * BLOCK + tl.arange(0, BLOCK)
-        total = total + tl.load(row + 7) * _normals(seeds, clips, clip, tl.load(stream), counter, BLOCK)
+        total = total + tl.load(row + 7) * _normals(seeds, clips, clip, tl.load(integers), counter, BLOCK)
     count = _not_finite(o, mask)
     tl.atomic_add(bad + clip, count, mask=count > 0)
     tl.store(x + at, total, mask=mask)
 
 
 @jit
-def _pack(x, packed, bad, N: tl.constexpr, BYTES: tl.constexpr, LEVEL: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
-    """packed [clips, BYTES]: bit 7 - i % 8 of byte i / 8 says whether element i exceeds LEVEL."""
+def _pack(x, level, packed, bad, N: tl.constexpr, BYTES: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
+    """packed [clips, BYTES]: bit 7 - i % 8 of byte i / 8 says whether element i exceeds the level."""
     clip = (tl.program_id(0) // BLOCKS).to(tl.int64)
     byte = (tl.program_id(0) % BLOCKS) * BLOCK + tl.arange(0, BLOCK)
     bit = tl.arange(0, 8)
     i = byte[:, None] * 8 + bit[None, :]
-    v = tl.load(x + clip * N + i, mask=i < N, other=LEVEL)
-    value = tl.sum(tl.where(v > LEVEL, 1, 0) << (7 - bit)[None, :], axis=1)
+    at_least = tl.load(level)
+    v = tl.load(x + clip * N + i, mask=i < N, other=0)
+    value = tl.sum(tl.where((v > at_least) & (i < N), 1, 0) << (7 - bit)[None, :], axis=1)
     tl.store(packed + clip * BYTES + byte, value.to(tl.uint8), mask=byte < BYTES)
     count = tl.sum(_not_finite(v, i < N), axis=0)
     tl.atomic_add(bad + clip, count, mask=count > 0)
 
 
+# Bits of a row's flags: which half of the history holds the later x0, how x0 is bounded, which terms the row has.
+NEWEST, CLIPPED, DYNAMIC, KEEPS, PREV1, PREV2, RAW, NOISE = (1 << i for i in range(8))
+
+
 @dataclass(frozen=True)
 class DeviceTable:
-    """A sampler table on a device: ``rows [n, 12]`` fp32 (the eight coefficients in the order of ``Row``, guidance, padding to
-    whole 16 bytes), ``streams [n, 4]`` int32 (the first counts), and which terms each row has.
+    """A sampler table on a device: ``rows [n, 12]`` fp32 (the eight coefficients in the order of ``Row``, guidance, the fraction of
+    dynamic thresholding's rank, padding to whole 16 bytes), ``integers [n, 4]`` int32 (noise stream, rank, flags, padding).
     """
 
     rows: Tensor
-    streams: Tensor
-    terms: list[tuple[bool, bool, bool, bool]]  # c_prev1, c_prev2, c_raw, c_noise
-    needs_history: bool
+    integers: Tensor
+    is_dynamic: bool
 
     @classmethod
-    def of(cls, rows: Sequence[Row], guidance: float, device: torch.device | str) -> DeviceTable:
-        """From ``samplers.table.compile_rows``; coefficients are rounded to fp32 once."""
+    def of(
+        cls, rows: Sequence[Row], settings: SamplerDefaults, elements: int, device: torch.device | str
+    ) -> DeviceTable:
+        """From ``samplers.table.compile_rows`` for clips of ``elements``; coefficients are rounded to fp32 once."""
+        rank = settings.dynamic_percentile * (elements - 1)
         numbers = np.zeros((len(rows), 12), np.float32)
         numbers[:, :8] = coefficients(list(rows))[:, 1:]
-        numbers[:, 8] = guidance
-        streams = np.zeros((len(rows), 4), np.int32)
-        streams[:, 0] = [row.stream for row in rows]
-        terms = [(r.c_prev1 != 0, r.c_prev2 != 0, r.c_raw != 0, r.c_noise != 0) for r in rows]
-        history = any(prev1 or prev2 for prev1, prev2, _, _ in terms)
-        return cls(torch.from_numpy(numbers).to(device), torch.from_numpy(streams).to(device), terms, history)
+        numbers[:, 8], numbers[:, 9] = settings.guidance, rank - int(rank)
+        integers = np.zeros((len(rows), 4), np.int32)
+        integers[:, 0] = [row.stream for row in rows]
+        integers[:, 1] = int(rank)
+        bound = {"none": 0, "clip": CLIPPED, "dynamic": DYNAMIC}[settings.thresholding]
+        keeps = KEEPS if any(row.c_prev1 or row.c_prev2 for row in rows) else 0
+        for i, row in enumerate(rows):
+            terms = ((PREV1, row.c_prev1), (PREV2, row.c_prev2), (RAW, row.c_raw), (NOISE, row.c_noise))
+            integers[i, 2] = i % 2 * NEWEST + bound + keeps + sum(flag for flag, coefficient in terms if coefficient)
+        tensors = (torch.from_numpy(values).to(device) for values in (numbers, integers))
+        return cls(*tensors, is_dynamic=settings.thresholding == "dynamic")
 
 
 def as_signed(values: NDArray[np.uint64], device: torch.device | str) -> Tensor:
@@ -180,17 +201,13 @@ def as_signed(values: NDArray[np.uint64], device: torch.device | str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, np.uint64).view(np.int64)).to(device)
 
 
-def dynamic_limits(x: Tensor, out: Tensor, row: Tensor, percentile: float) -> Tensor:
-    """Dynamic thresholding's factor of every clip, fp32 ``[clips]``: the quantile of |x0| (linear interpolation), at least 1."""
-    magnitudes = (row[0] * x + row[1] * out).abs().sort(dim=1).values
-    rank = percentile * (x.shape[1] - 1)
-    lower = int(rank)
-    low, high = magnitudes[:, lower], magnitudes[:, min(lower + 1, x.shape[1] - 1)]
-    quantile = low + torch.tensor(rank - lower, dtype=torch.float32, device=x.device) * (high - low)
-    return torch.where(quantile < 1, 1, quantile)
+def threshold_level(threshold: float, device: torch.device | str) -> Tensor:
+    """``2 * threshold - 1`` as pack_clips takes it, fp32 ``[1]``."""
+    return torch.full((1,), float(np.float32(2) * np.float32(threshold) - np.float32(1)), device=device)
 
 
-def _blocks(x: Tensor) -> int:
+def blocks_of(x: Tensor) -> int:
+    """Programs per clip of ``x [clips, N]``. Raises InvalidRequestError for other layouts and larger clips."""
     if x.shape[1] > LARGEST_CLIP or not x.is_contiguous():
         raise InvalidRequestError(f"x is {tuple(x.shape)}; a row-major clip of at most {LARGEST_CLIP} elements is allowed")
     return -(-x.shape[1] // (4 * BLOCK))
@@ -211,86 +228,91 @@ def initial_noise(x: Tensor, seeds: Tensor, clips: Tensor) -> None:
 
 
 def _launch_noise(x: Tensor, seeds: Tensor, clips: Tensor) -> None:
-    blocks = _blocks(x)
+    blocks = blocks_of(x)
     launch(
         _initial_noise, (len(x) * blocks,), dict(seeds=seeds, clips=clips, x=x), dict(N=x.shape[1], BLOCKS=blocks, BLOCK=BLOCK),
         contract=False, flops=50 * x.numel(), l2_bytes=4 * x.numel(),
     )  # fmt: skip
 
 
+def outputs_apart(out: Tensor, null: Tensor | None) -> int:
+    """Elements from one clip's output to the next; with guidance both lanes may lie in one tensor by turns."""
+    apart = out.stride(0)
+    if out.stride(1) != 1 or (null is not None and null.stride() != out.stride()):
+        raise InvalidRequestError(f"model outputs of strides {out.stride()}; rows must be contiguous and alike in both lanes")
+    return apart
+
+
 @torch.library.custom_op("gaitcrafter::sampler_step", mutates_args=("x", "history", "bad"))
 def sampler_step(
-    x: Tensor, out: Tensor, null: Tensor | None, row: Tensor, stream: Tensor, seeds: Tensor, clips: Tensor, limit: Tensor | None,
-    history: Tensor | None, bad: Tensor, newest: int, clip: bool, prev1: bool, prev2: bool, raw: bool, noise: bool,
+    x: Tensor, out: Tensor, null: Tensor | None, row: Tensor, integers: Tensor, seeds: Tensor, clips: Tensor, limit: Tensor,
+    history: Tensor, bad: Tensor,
 ) -> None:  # fmt: skip
     """One row in place: ``x [clips, N]`` fp32, ``out`` the model's output, or with ``null`` that of the conditioned lane.
 
-    ``row``, ``stream`` are rows of a ``DeviceTable`` and the four last flags its terms; ``clip`` limits x0 to -1..1, ``limit`` is
-    ``dynamic_limits``; ``history [clips, 2, N]`` keeps the last two x0, the later at ``newest``; ``bad`` int32 counts outputs of
-    each clip that are not finite.
+    ``row``, ``integers`` are rows of a ``DeviceTable``, whose flags say which of the rest are used: ``limit [clips]`` from
+    ``dynamic_limits``, ``history [clips, 2, N]`` with the last two x0. ``bad`` int32 counts a clip's outputs that are not finite.
     """
     if use_kernel(x):
-        _launch_step(x, out, null, row, stream, seeds, clips, limit, history, bad, newest, clip, prev1, prev2, raw, noise)
+        _launch_step(x, out, null, row, integers, seeds, clips, limit, history, bad)
         return
+    flags = int(integers[2])
     o = out if null is None else null + (out - null) * row[8]
     bad += (~o.isfinite()).sum(dim=1).int()
     estimate = row[0] * x + row[1] * o
     x0 = estimate
-    if clip:
+    if flags & CLIPPED:
         x0 = x0.clamp(-1, 1)
-    if limit is not None:
+    if flags & DYNAMIC:
         x0 = x0.clamp(-limit[:, None], limit[:, None]) / limit[:, None]
     total = row[2] * x + row[3] * x0
-    if history is not None:
-        if prev1:
-            total = total + row[4] * history[:, newest]
-        if prev2:
-            total = total + row[5] * history[:, 1 - newest]
+    newest = flags & NEWEST
+    if flags & PREV1:
+        total = total + row[4] * history[:, newest]
+    if flags & PREV2:
+        total = total + row[5] * history[:, 1 - newest]
+    if flags & KEEPS:
         history[:, 1 - newest] = x0
-    if raw:
+    if flags & RAW:
         total = total + row[6] * estimate
-    if noise:
-        total = total + row[7] * _noise(seeds, clips, int(stream[0]), x.shape[1])
+    if flags & NOISE:
+        total = total + row[7] * _noise(seeds, clips, int(integers[0]), x.shape[1])
     x.copy_(total)
 
 
 def _launch_step(
-    x: Tensor, out: Tensor, null: Tensor | None, row: Tensor, stream: Tensor, seeds: Tensor, clips: Tensor, limit: Tensor | None,
-    history: Tensor | None, bad: Tensor, newest: int, clip: bool, prev1: bool, prev2: bool, raw: bool, noise: bool,
+    x: Tensor, out: Tensor, null: Tensor | None, row: Tensor, integers: Tensor, seeds: Tensor, clips: Tensor, limit: Tensor,
+    history: Tensor, bad: Tensor,
 ) -> None:  # fmt: skip
-    blocks = _blocks(x)
+    blocks = blocks_of(x)
     launch(
         _step, (len(x) * blocks,),
-        dict(x=x, out=out, null=null, limit=limit, history=history, row=row, stream=stream, seeds=seeds, clips=clips, bad=bad),
-        dict(N=x.shape[1], NEWEST=newest, CLIP=clip, PREV1=prev1, PREV2=prev2, RAW=raw, NOISE=noise, BLOCKS=blocks, BLOCK=BLOCK),
-        contract=False, flops=(60 if noise else 12) * x.numel(), l2_bytes=4 * (3 + (null is not None)) * x.numel(),
-        updated=("x", "bad") if history is None else ("x", "bad", "history"),
+        dict(x=x, out=out, null=null, limit=limit, history=history, row=row, integers=integers, seeds=seeds, clips=clips, bad=bad),
+        dict(N=x.shape[1], OUT=outputs_apart(out, null), NEWEST=NEWEST, CLIP=CLIPPED, DYNAMIC=DYNAMIC, KEEP=KEEPS, PREV1=PREV1,
+             PREV2=PREV2, RAW=RAW, NOISE=NOISE, BLOCKS=blocks, BLOCK=BLOCK),
+        contract=False, flops=60 * x.numel(), l2_bytes=4 * (5 + (null is not None)) * x.numel(), updated=("x", "bad", "history"),
     )  # fmt: skip
 
 
 @torch.library.custom_op("gaitcrafter::pack_clips", mutates_args=("bad",))
-def pack_clips(x: Tensor, threshold: float, bad: Tensor) -> Tensor:
-    """uint8 ``[clips, ceil(N / 8)]``, most significant bit first: 1 where ``x > 2 * threshold - 1``. ``bad`` as in sampler_step."""
+def pack_clips(x: Tensor, level: Tensor, bad: Tensor) -> Tensor:
+    """uint8 ``[clips, ceil(N / 8)]``, most significant bit first: 1 where ``x > level`` (``threshold_level``); ``bad`` as above."""
     if use_kernel(x):
-        return _launch_pack(x, threshold, bad)
+        return _launch_pack(x, level, bad)
     bad += (~x.isfinite()).sum(dim=1).int()
-    bits = torch.nn.functional.pad((x > _level(threshold)).to(torch.uint8), (0, -x.shape[1] % 8)).view(len(x), -1, 8)
+    bits = torch.nn.functional.pad((x > level).to(torch.uint8), (0, -x.shape[1] % 8)).view(len(x), -1, 8)
     return (bits << torch.arange(7, -1, -1, device=x.device, dtype=torch.uint8)).sum(dim=2, dtype=torch.uint8)
 
 
-def _level(threshold: float) -> float:
-    return float(np.float32(2) * np.float32(threshold) - np.float32(1))
-
-
-def _launch_pack(x: Tensor, threshold: float, bad: Tensor) -> Tensor:
-    _blocks(x)
+def _launch_pack(x: Tensor, level: Tensor, bad: Tensor) -> Tensor:
+    blocks_of(x)
     size = -(-x.shape[1] // 8)
     packed = x.new_empty((len(x), size), dtype=torch.uint8)
     blocks = -(-size // BLOCK)
     launch(
-        _pack, (len(x) * blocks,), dict(x=x, packed=packed, bad=bad),
-        dict(N=x.shape[1], BYTES=size, LEVEL=_level(threshold), BLOCKS=blocks, BLOCK=BLOCK), flops=2 * x.numel(),
-        l2_bytes=4 * x.numel() + packed.numel(),
+        _pack, (len(x) * blocks,), dict(x=x, level=level, packed=packed, bad=bad),
+        dict(N=x.shape[1], BYTES=size, BLOCKS=blocks, BLOCK=BLOCK), flops=2 * x.numel(), l2_bytes=4 * x.numel() + packed.numel(),
+        updated=("bad",),
     )  # fmt: skip
     return packed
 
@@ -308,7 +330,7 @@ def _(*args):
 
 
 @pack_clips.register_fake
-def _(x, threshold, bad):
+def _(x, level, bad):
     if is_recording():
-        return _launch_pack(x, threshold, bad)
+        return _launch_pack(x, level, bad)
     return x.new_empty((len(x), -(-x.shape[1] // 8)), dtype=torch.uint8)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.launch import plain_torch
-from ..kernels.sampler_step import as_signed, initial_noise, pack_clips
+from ..kernels.sampler_step import as_signed, initial_noise, pack_clips, threshold_level
 from ..samplers.noise_reference import normals
 from .kernel_cases import PAPER, WALKER, Case, Maker
 
@@ -102,7 +102,7 @@ def _noise(x: Tensor, seeds: np.ndarray, clips: np.ndarray) -> tuple[float, floa
 def _pack(x: Tensor, seeds: np.ndarray, clips: np.ndarray) -> tuple[float, float]:
     x.copy_(torch.randn(x.shape, generator=torch.Generator().manual_seed(1)))
     bad = torch.zeros(len(x), dtype=torch.int32, device="cuda")
-    got = pack_clips(x, 0.3, bad).cpu().numpy()
+    got = pack_clips(x, threshold_level(0.3, "cuda"), bad).cpu().numpy()
     level = np.float32(2) * np.float32(0.3) - np.float32(1)
     return float((got == np.packbits(x.cpu().numpy() > level, axis=1)).mean()), float(bad.sum().item())
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from ..kernels.conv2d import conv2d, pack_conv, pack_conv_transpose
 from ..kernels.group_norm_silu import affine_silu, norm_affine, rms_norm_silu
+from ..kernels.pixel_shuffle import shuffle_clips, unshuffle_clips
+from ..kernels.positional_embedding import add_place
 from ..kernels.spatial_attention import attend_sites
 from ..kernels.spatial_linear_attention import linear_attend
 from ..kernels.temporal_attention import attend_frames, block_fits, pack_block, position_bias, rotary_tables, temporal_block
@@ -87,24 +89,49 @@ class FusedNorm(_Weights):
         return norm_affine(moments, self.weight, self.bias, self.groups, frames, self.scope, sites, film)
 
 
+class FilmRows:
+    """The FiLM layers of all blocks as one: scale and shift of a block are a slice of a row."""
+
+    def __init__(self) -> None:
+        self.blocks: list[ResnetBlock] = []
+        self.width = 0
+
+    def take(self, block: ResnetBlock) -> slice:
+        """The slice of the next block, in the order of the network (csrc/unet has the same)."""
+        start = self.width
+        self.blocks.append(block)
+        self.width += 2 * block.conv2.weight.shape[0]
+        return slice(start, self.width)
+
+    def weight(self) -> Tensor:
+        """``[width, T]``"""
+        return torch.cat([block.film.weight for block in self.blocks if block.film is not None])
+
+    def bias(self) -> Tensor:
+        """``[width]``"""
+        return torch.cat([block.film.bias for block in self.blocks if block.film is not None])
+
+    def tables(self) -> dict[str, Tensor]:
+        """``[n + 1, width]`` of every axis that enters the blocks."""
+        return {axis: torch.cat([block.tables[axis] for block in self.blocks], dim=1) for axis in self.blocks[0].tables}
+
+
 class FusedResnet(nn.Module):
     """A ResNet block in three or four launches over its activations (GroupNorm), or five (RMSNorm)."""
 
-    def __init__(self, block: ResnetBlock, dtype: torch.dtype) -> None:
+    def __init__(self, block: ResnetBlock, dtype: torch.dtype, rows: FilmRows, joins: bool = False) -> None:
+        """``joins``: the input comes in two parts."""
         super().__init__()
         self.conv1, self.conv2 = FusedConv.of(block.conv1, dtype), FusedConv.of(block.conv2, dtype)
         self.norm1, self.norm2 = FusedNorm(block.norm1), FusedNorm(block.norm2)
         self.shortcut = None if block.shortcut is None else FusedConv.of(block.shortcut, dtype)
-        self.film, self.tables = block.film, block.tables
+        width = block.conv2.weight.shape[0]
+        if joins and self.shortcut is None:  # adds two inputs that lie apart: a product with the identity, which is exact
+            self.shortcut = FusedConv.linear(torch.eye(width), None, dtype)
+        self.film = None if block.film is None else rows.take(block)
 
-    def forward(self, x: Tensor, second: Tensor | None, frames: int, time: Tensor | None, labels: dict[str, Tensor]) -> Tensor:
-        film = None
-        if self.film is not None and time is not None:
-            film = self.film(F.silu(time))
-            for axis, table in self.tables.items():
-                film = film + labels[axis].to(table.dtype) @ table
-        if second is not None and self.shortcut is None:
-            x, second = torch.cat((x, second), dim=1), None
+    def forward(self, x: Tensor, second: Tensor | None, frames: int, films: Tensor) -> Tensor:
+        film = None if self.film is None else films[:, self.film]
         if self.norm1.is_rms:
             h = rms_norm_silu(self.conv1(x, second)[0], self.norm1.weight, frames, film, None)
             rest = x if self.shortcut is None else self.shortcut(x, second)[0]
@@ -197,9 +224,9 @@ class FusedTemporalConv(_Weights):
 class FusedLevel(nn.Module):
     """One level; ``second`` is the skip connection on the way up."""
 
-    def __init__(self, level: Level, dtype: torch.dtype, frames: int) -> None:
+    def __init__(self, level: Level, dtype: torch.dtype, frames: int, rows: FilmRows, joins: bool = False) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(FusedResnet(block, dtype) for block in level.blocks)
+        self.blocks = nn.ModuleList(FusedResnet(block, dtype, rows, joins and i == 0) for i, block in enumerate(level.blocks))
         spatial, temporal, conv = level.spatial_attention, level.temporal_attention, level.temporal_conv
         self.spatial_attention = None if spatial is None else FusedLinearAttention(spatial, dtype)
         self.temporal_attention = None if temporal is None else FusedTemporalAttention(temporal, dtype, frames)
@@ -209,11 +236,9 @@ class FusedLevel(nn.Module):
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 self.resample = FusedConv.of(layer, dtype)
 
-    def forward(
-        self, x: Tensor, second: Tensor | None, frames: int, time: Tensor, labels: dict[str, Tensor], positions: Positions
-    ) -> Tensor:
+    def forward(self, x: Tensor, second: Tensor | None, frames: int, films: Tensor, positions: Positions) -> Tensor:
         for block in self.blocks:
-            x, second = block(x, second, frames, time, labels), None
+            x, second = block(x, second, frames, films), None
         if self.spatial_attention is not None:
             x = self.spatial_attention(x)
         if self.temporal_attention is not None:
@@ -224,7 +249,11 @@ class FusedLevel(nn.Module):
 
 
 class FusedUNet(_Weights):
-    """``UNet3D`` on fused ops; the same call, fp32 in and out."""
+    """``UNet3D`` on fused ops; the same call, fp32 in and out.
+
+    What depends on the timestep alone (``time_terms``) or on the conditions alone (``condition_terms``, ``condition_maps``) is a
+    few thousand numbers in plain torch; ``denoise`` is the rest, and on a GPU launches kernels of this package and nothing else.
+    """
 
     def __init__(self, model: UNet3D, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__()
@@ -236,18 +265,25 @@ class FusedUNet(_Weights):
         place = None
         if model.positional is not None:
             place = model.positional["frame"][:, :, None, None] + model.positional["spatial"][None]
+            place = place.permute(0, 2, 3, 1)
         self.hold("place", place, dtype)
-        first = model.init_temporal_attention
+        first, rows = model.init_temporal_attention, FilmRows()
         self.init_temporal_attention = None if first is None else FusedTemporalAttention(first, dtype, frames)
-        self.downs = nn.ModuleList(FusedLevel(level, dtype, frames) for level in model.downs)
-        self.mid_block1 = FusedResnet(model.mid_block1, dtype)
+        self.downs = nn.ModuleList(FusedLevel(level, dtype, frames, rows) for level in model.downs)
+        self.mid_block1 = FusedResnet(model.mid_block1, dtype, rows)
         spatial, temporal = model.mid_spatial_attention, model.mid_temporal_attention
         self.mid_spatial_attention = None if spatial is None else FusedSpatialAttention(spatial, dtype)
         self.mid_temporal_attention = None if temporal is None else FusedTemporalAttention(temporal, dtype, frames)
-        self.mid_block2 = FusedResnet(model.mid_block2, dtype)
-        self.ups = nn.ModuleList(FusedLevel(level, dtype, frames) for level in model.ups)
-        self.final_block = FusedResnet(model.final_block, dtype)
+        self.mid_block2 = FusedResnet(model.mid_block2, dtype, rows)
+        self.ups = nn.ModuleList(FusedLevel(level, dtype, frames, rows, joins=True) for level in model.ups)
+        self.final_block = FusedResnet(model.final_block, dtype, rows, joins=True)
         self.final_conv = FusedConv.of(model.final_conv, dtype, out=torch.float32)
+        self.film_width = rows.width
+        self.hold("film_weight", rows.weight())
+        self.hold("film_bias", rows.bias())
+        self.axes = list(rows.tables())
+        for axis, table in rows.tables().items():
+            self.hold(f"table_{axis}", table)
         bias = None
         if model.position_bias is not None:
             bias = position_bias(model.position_bias.weight, frames, u.position_max_distance)
@@ -259,45 +295,68 @@ class FusedUNet(_Weights):
     bias: Tensor | None
     cos: Tensor | None
     sin: Tensor | None
+    film_weight: Tensor
+    film_bias: Tensor
 
     def forward(
         self, x: Tensor, t: Tensor, labels: dict[str, Tensor] | None = None, cond: Tensor | None = None
     ) -> Tensor:
         """``x [B, C, F, H, W]`` fp32; arguments and result as ``UNet3D.forward``."""
-        b, c, frames, h, w = x.shape
-        labels = filled_labels(self.config, labels or {}, b, x.device)
-        time = self.time_mlp(t)
-        if self.null_cond is not None:
-            time = torch.cat((time, self.null_cond.expand(b, -1) if cond is None else cond.to(time.dtype)), dim=-1)
-        y = x.transpose(1, 2)
-        for axis, encoder in self.input_maps.items():
-            y = y + encoder(labels[axis])[:, None]
-        y = F.pixel_unshuffle(y.reshape(b * frames, c, h, w), self.config.unet.patch)
-        y = self.init_conv(y.contiguous(memory_format=torch.channels_last))[0]
-        if self.place is not None:
-            y = y + self.place.repeat(b, 1, 1, 1).contiguous(memory_format=torch.channels_last)
-        y = F.pixel_shuffle(self._trunk(y, frames, time, labels), self.config.unet.patch)
-        return y.reshape(b, frames, c, h, w).transpose(1, 2)
+        labels = filled_labels(self.config, labels or {}, len(x), x.device)
+        films = self.time_terms(t) + self.condition_terms(labels, cond, len(x))
+        return self.denoise(x.contiguous(), films, self.condition_maps(labels))
 
-    def _trunk(self, y: Tensor, frames: int, time: Tensor, labels: dict[str, Tensor]) -> Tensor:
+    def time_terms(self, t: Tensor) -> Tensor:
+        """FiLM terms of timesteps ``[n]``: fp32 ``[n, film_width]``."""
+        return F.linear(F.silu(self.time_mlp(t)), self.film_weight[:, : 4 * self.config.unet.dim], self.film_bias)
+
+    def condition_terms(self, labels: dict[str, Tensor], cond: Tensor | None, lanes: int) -> Tensor:
+        """FiLM terms of conditions, for all wired axes of ``labels`` (``filled_labels``): fp32 ``[lanes, film_width]``."""
+        terms = self.film_bias.new_zeros((lanes, self.film_width))
+        for axis in self.axes:
+            table: Tensor = getattr(self, f"table_{axis}")
+            terms = terms + labels[axis].to(table.dtype) @ table
+        if self.null_cond is not None:
+            vector = self.null_cond.expand(lanes, -1) if cond is None else cond
+            terms = terms + F.linear(F.silu(vector.to(terms.dtype)), self.film_weight[:, 4 * self.config.unet.dim :])
+        return terms
+
+    def condition_maps(self, labels: dict[str, Tensor]) -> Tensor | None:
+        """What is added to every frame of the input: fp32 ``[lanes, C, H, W]``, None without such axes."""
+        total = None
+        for axis, encoder in self.input_maps.items():
+            encoded = encoder(labels[axis])
+            total = encoded if total is None else total + encoded
+        return None if total is None else total.float().contiguous()
+
+    def denoise(self, x: Tensor, films: Tensor, maps: Tensor | None, lanes: int = 1) -> Tensor:
+        """``x [clips, C, F, H, W]`` fp32, each clip in ``lanes`` neighbouring lanes; FiLM rows and maps are those of the lanes."""
+        frames, patch = self.config.clip.frames, self.config.unet.patch
+        y = unshuffle_clips(x, maps, patch, lanes)
+        y = self.init_conv(y)[0]
+        if self.place is not None:
+            y = add_place(y, self.place.permute(0, 3, 1, 2))
+        return shuffle_clips(self._trunk(y, frames, films), frames, patch)
+
+    def _trunk(self, y: Tensor, frames: int, films: Tensor) -> Tensor:
         positions = (self.bias, self.cos, self.sin)
         if self.init_temporal_attention is not None:
             y = self.init_temporal_attention(y, frames, positions)
         residual, skips = y, []
         for level in self.downs:
-            y = level(y, None, frames, time, labels, positions)
+            y = level(y, None, frames, films, positions)
             skips.append(y)
             if level.resample is not None:
                 y = level.resample(y)[0]
-        y = self.mid_block1(y, None, frames, time, labels)
+        y = self.mid_block1(y, None, frames, films)
         if self.mid_spatial_attention is not None:
             y = self.mid_spatial_attention(y)
         if self.mid_temporal_attention is not None:
             y = self.mid_temporal_attention(y, frames, positions)
-        y = self.mid_block2(y, None, frames, time, labels)
+        y = self.mid_block2(y, None, frames, films)
         for level in self.ups:
-            y = level(y, skips.pop(), frames, time, labels, positions)
+            y = level(y, skips.pop(), frames, films, positions)
             if level.resample is not None:
                 y = level.resample(y)[0]
-        y = self.final_block(y, residual, frames, None, {})
+        y = self.final_block(y, residual, frames, films)
         return self.final_conv(y)[0]

@@ -16,7 +16,7 @@ WALKER = Path(gaitcrafter_rt.__file__).parent / "models" / "walker"
 
 
 def paper() -> ModelConfig:
-    return ModelConfig(unet=paper_preset(), sampler=SamplerDefaults(kind="ddpm", steps=20))
+    return ModelConfig(unet=paper_preset(), sampler=SamplerDefaults(kind="ddpm", steps=20, thresholding="dynamic"))
 
 
 def rms() -> ModelConfig:

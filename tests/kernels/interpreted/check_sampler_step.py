@@ -7,8 +7,22 @@ import pytest
 import torch
 
 from gaitcrafter_rt.config import Diffusion, SamplerDefaults
+from gaitcrafter_rt.kernels.dynamic_limits import dynamic_limits
 from gaitcrafter_rt.kernels.launch import plain_torch
-from gaitcrafter_rt.kernels.sampler_step import DeviceTable, as_signed, dynamic_limits, initial_noise, pack_clips, sampler_step
+from gaitcrafter_rt.kernels.sampler_step import (
+    CLIPPED,
+    KEEPS,
+    NEWEST,
+    PREV1,
+    PREV2,
+    RAW,
+    DeviceTable,
+    as_signed,
+    initial_noise,
+    pack_clips,
+    sampler_step,
+    threshold_level,
+)
 from gaitcrafter_rt.samplers.noise_reference import normals
 from gaitcrafter_rt.samplers.table import compile_rows, run_rows
 
@@ -26,17 +40,14 @@ def run(settings: SamplerDefaults, diffusion: Diffusion, outputs: dict[int, np.n
     """The whole table in place, and how many values were not finite."""
     seeds, clips = as_signed(SEEDS, "cpu"), as_signed(CLIPS, "cpu")
     rows = compile_rows(settings, diffusion)
-    table = DeviceTable.of(rows, 1.0, "cpu")
-    history = torch.zeros(len(x), 2, x.shape[1]) if table.needs_history else None
+    table = DeviceTable.of(rows, settings, x.shape[1], "cpu")
+    history, limit = torch.zeros(len(x), 2, x.shape[1]), torch.zeros(len(x))
     bad = torch.zeros(len(x), dtype=torch.int32)
     for i, row in enumerate(rows):
-        out, limit = torch.from_numpy(outputs[row.t]), None
-        if settings.thresholding == "dynamic":
-            limit = dynamic_limits(x, out, table.rows[i], settings.dynamic_percentile)
-        sampler_step(
-            x, out, None, table.rows[i], table.streams[i], seeds, clips, limit, history, bad, i % 2,
-            settings.thresholding == "clip", *table.terms[i],
-        )  # fmt: skip
+        out = torch.from_numpy(outputs[row.t])
+        if table.is_dynamic:
+            dynamic_limits(x, out, None, table.rows[i], table.integers[i], limit)
+        sampler_step(x, out, None, table.rows[i], table.integers[i], seeds, clips, limit, history, bad)
     return bad
 
 
@@ -73,15 +84,15 @@ def test_rows_are_the_engines_bit_for_bit(settings: SamplerDefaults, prediction:
 def test_guidance_and_two_earlier_estimates() -> None:
     """Terms that the three samplers above lack, against numpy in fp32."""
     draw = np.random.default_rng(2)
-    v, out, null, one, two = (draw.standard_normal((1, 40), dtype=np.float32) for _ in range(5))
+    v, one, two = (draw.standard_normal((1, 40), dtype=np.float32) for _ in range(3))
+    out, null = lanes = draw.standard_normal((2, 40), dtype=np.float32)
     numbers = draw.standard_normal(12).astype(np.float32)
     history = torch.from_numpy(np.stack((two[0], one[0]))[None].copy())
     x, bad = torch.from_numpy(v.copy()), torch.zeros(1, dtype=torch.int32)
     index = torch.zeros(1, dtype=torch.int64)
-    sampler_step(
-        x, torch.from_numpy(out), torch.from_numpy(null), torch.from_numpy(numbers), torch.zeros(4, dtype=torch.int32), index,
-        index, None, history, bad, 1, True, True, True, True, False,
-    )  # fmt: skip
+    both = torch.from_numpy(lanes).view(1, 2, 40)
+    integers = torch.tensor([0, 0, NEWEST | CLIPPED | KEEPS | PREV1 | PREV2 | RAW, 0], dtype=torch.int32)
+    sampler_step(x, both[:, 0], both[:, 1], torch.from_numpy(numbers), integers, index, index, torch.zeros(1), history, bad)
     guided = null + (out - null) * numbers[8]
     raw = numbers[0] * v + numbers[1] * guided
     x0 = np.clip(raw, -1, 1)
@@ -97,10 +108,10 @@ def test_packed_bits(elements: int) -> None:
     bad = torch.zeros(2, dtype=torch.int32)
     level = np.float32(2) * np.float32(0.3) - np.float32(1)
     x[0, -1] = level
-    packed = pack_clips(torch.from_numpy(x), 0.3, bad)
+    packed = pack_clips(torch.from_numpy(x), threshold_level(0.3, "cpu"), bad)
     assert np.array_equal(packed.numpy(), np.packbits(x > level, axis=1))
     with plain_torch():
-        assert torch.equal(pack_clips(torch.from_numpy(x), 0.3, bad), packed)
+        assert torch.equal(pack_clips(torch.from_numpy(x), threshold_level(0.3, "cpu"), bad), packed)
     assert bad.tolist() == [0, 0]
 
 
@@ -110,8 +121,8 @@ def test_values_that_are_not_finite_are_counted_where_they_are() -> None:
     out[1, [0, 1500]] = torch.tensor([float("nan"), float("inf")])
     seeds, clips, bad = as_signed(SEEDS, "cpu"), as_signed(CLIPS, "cpu"), torch.zeros(3, dtype=torch.int32)
     row = torch.tensor([0, 1, 0, 1] + [0] * 8, dtype=torch.float32)
-    stream = torch.zeros(4, dtype=torch.int32)
-    sampler_step(x, out, None, row, stream, seeds, clips, None, None, bad, 0, False, False, False, False, False)
+    integers = torch.zeros(4, dtype=torch.int32)
+    sampler_step(x, out, None, row, integers, seeds, clips, torch.zeros(3), torch.zeros(3, 2, ELEMENTS), bad)
     assert bad.tolist() == [0, 2, 0]
-    pack_clips(x, 0.5, bad)
+    pack_clips(x, threshold_level(0.5, "cpu"), bad)
     assert bad.tolist() == [0, 4, 0]

@@ -14,7 +14,11 @@ from torch import Tensor
 
 from gaitcrafter_rt.kernels import (
     conv2d,
+    dynamic_limits,
+    film,
     group_norm_silu,
+    pixel_shuffle,
+    positional_embedding,
     sampler_step,
     spatial_linear_attention,
     temporal_attention,
@@ -23,7 +27,8 @@ from gaitcrafter_rt.kernels import (
 from gaitcrafter_rt.kernels.launch import plain_torch
 
 MODULES = [
-    conv2d, group_norm_silu, sampler_step, spatial_linear_attention, temporal_attention, temporal_conv,
+    conv2d, dynamic_limits, film, group_norm_silu, pixel_shuffle, positional_embedding,
+    sampler_step, spatial_linear_attention, temporal_attention, temporal_conv,
 ]  # fmt: skip
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 TINY = {torch.float32: 2e-7, torch.float16: 2e-4, torch.bfloat16: 2.0**-7}
