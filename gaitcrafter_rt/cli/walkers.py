@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..walkers import FAMILIES
 from .common import FOLDER, human_bytes, json_option, print_json, progress, split_list
 
 
@@ -26,6 +27,10 @@ def walkers() -> None:
 @click.option("--covariates", default="all", show_default=True, help="Of nm, bg, cl, with commas between them, or all.")
 @click.option("--frames", default=30, show_default=True, help="Frames of a clip.")
 @click.option("--size", default=64, show_default=True, help="Height and width in pixels.")
+@click.option(
+    "--family", type=click.Choice(FAMILIES), default="hulls", show_default=True,
+    help="How they are drawn: hulls, or the same people as boxes, seen by a worse camera.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the population and of every recording.")
 @click.option("--workers", default=1, show_default=True, help="Processes.")
 @json_option

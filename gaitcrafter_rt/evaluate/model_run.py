@@ -24,7 +24,7 @@ Generate = Callable[[Sequence[dict[str, Any]], int, int, Callable[[int], None]],
 
 BLEND_PAIRS, BLEND_SEEDS = 10, 4
 _BATCH = 64
-_MADE_BY = re.compile(r"rendered walkers, renderer version (\d+), population seed (\d+)")
+_MADE_BY = re.compile(r"rendered walkers, renderer version (\d+), population seed (\d+)(?:, family \w+)?")
 
 
 def run(

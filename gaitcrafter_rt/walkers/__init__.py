@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COVARIATES",
+    "FAMILIES",
     "RENDERER_VERSION",
     "VIEWS",
     "WalkerIdentity",
@@ -29,6 +30,8 @@ __all__ = [
 RENDERER_VERSION = 1
 VIEWS = tuple(range(0, 181, 18))
 COVARIATES = ("nm", "bg", "cl")
+# The same people, drawn twice: anatomical hulls, or boxes seen by a worse camera (boxes.py, damage.py).
+FAMILIES = ("hulls", "boxes")
 
 _HOMES = {
     "WalkerIdentity": ".identity",

@@ -21,12 +21,14 @@ class Camera:
         distance: from the walker, in statures.
         height: of the horizontal optical axis above the pelvis, in statures.
         pixels: image height of one stature at the walker's distance.
+        recession: how much farther than `distance` the last frame is, and nearer the first, as a share of it.
     """
 
     view: float
     distance: float = 3.2
     height: float = 0.05
     pixels: float = 115.0
+    recession: float = 0.0
 
 
 def outlines(figure: Figure, camera: Camera) -> np.ndarray:
@@ -45,9 +47,10 @@ def outlines(figure: Figure, camera: Camera) -> np.ndarray:
     around = 2.0 * np.pi * np.arange(_DIRECTIONS) / _DIRECTIONS
     ux, uy = np.cos(around), np.sin(around)
     focal = camera.pixels * camera.distance
+    distance = camera.distance * (1.0 + camera.recession * np.linspace(-1.0, 1.0, figure.frames))
     polygons = []
     for centres, axes in figure.groups():
-        depth = camera.distance - _dot(centres, towards)
+        depth = distance - _dot(centres, towards)
         x = _dot(centres, right) / depth
         y = (camera.height - centres[..., 2]) / depth
         scale = focal / depth

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -10,15 +10,16 @@ import numpy as np
 from gaitcrafter_rt.data.normalise import normalise_silhouettes
 from gaitcrafter_rt.errors import InvalidRequestError
 
-from . import COVARIATES
+from . import COVARIATES, FAMILIES
 from .body import Figure
 from .camera import Camera, outlines
 from .covariates import dress
+from .damage import damage
 from .identity import WalkerIdentity, require_int
 from .kinematics import GaitVariation
 from .raster import fill, roughen
 
-_GAIT_STREAM, _CAMERA_STREAM = 0x6A, 0xCA
+_GAIT_STREAM, _CAMERA_STREAM, _DAMAGE_STREAM = 0x6A, 0xCA, 0xDA
 _MAX_FRAMES = 1000
 
 
@@ -68,10 +69,10 @@ def sample_variation(identity: WalkerIdentity, covariate: str, sequence: int, se
 
 
 def _sample_capture(
-    identity: WalkerIdentity, view: float, covariate: str, sequence: int, seed: int
+    identity: WalkerIdentity, view: float, covariate: str, sequence: int, seed: int, stream: int = _CAMERA_STREAM
 ) -> tuple[_Capture, np.random.Generator]:
     key = (
-        _CAMERA_STREAM,
+        stream,
         seed,
         identity.seed,
         identity.index,
@@ -89,22 +90,26 @@ def _sample_capture(
         pixels=float(115.0 + _normal(generator, 3.0)),
     )
     noise = float(0.11 + _normal(generator, 0.025))
+    if stream == _DAMAGE_STREAM:
+        return _Capture(replace(camera, recession=float(_normal(generator, 0.05))), 1.4 * noise, bite_rate=0.15), generator
     return _Capture(camera, noise, bite_rate=0.05), generator
 
 
 @lru_cache(maxsize=4)
-def _figure(identity: WalkerIdentity, covariate: str, sequence: int, seed: int, frames: int) -> Figure:
-    return dress(identity, sample_variation(identity, covariate, sequence, seed), covariate, frames)
+def _figure(identity: WalkerIdentity, covariate: str, sequence: int, seed: int, frames: int, family: str) -> Figure:
+    return dress(identity, sample_variation(identity, covariate, sequence, seed), covariate, frames, family)
 
 
 def check_request(
-    view: object, covariate: object, sequence: object, seed: object, frames: object, size: object
+    view: object, covariate: object, sequence: object, seed: object, frames: object, size: object, family: object = "hulls"
 ) -> None:
     """Raise InvalidRequestError unless every argument of `render_clip` is allowed."""
     if isinstance(view, bool) or not isinstance(view, (int, float, np.integer, np.floating)) or not 0 <= view <= 180:
         raise InvalidRequestError(f"view must be an angle in 0..180 degrees, got {view!r}")
     if covariate not in COVARIATES:
         raise InvalidRequestError(f"covariate must be one of {', '.join(COVARIATES)}, got {covariate!r}")
+    if family not in FAMILIES:
+        raise InvalidRequestError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
     require_int("sequence", sequence, 0, 2**31 - 1)
     require_int("seed", seed, 0, 2**63 - 1)
     require_int("frames", frames, 1, _MAX_FRAMES)
@@ -121,6 +126,7 @@ def render_clip(
     frames: int = 30,
     size: int = 64,
     grey: bool = False,
+    family: str = "hulls",
 ) -> np.ndarray:
     """Render one clip of a walker at 25 frames per second, normalised as OpenGait does.
 
@@ -135,6 +141,7 @@ def render_clip(
         frames: 1..1000.
         size: height and width, an even number 16..128.
         grey: keep the grey edges of the resize instead of thresholding at 128.
+        family: "hulls", or "boxes": the same person as boxes and capsules, with a worse segmentation and a distance that drifts.
 
     Returns:
         uint8 [frames, size, size]; 0 or 255 unless `grey`.
@@ -144,10 +151,13 @@ def render_clip(
     """
     if not isinstance(identity, WalkerIdentity):
         raise InvalidRequestError(f"identity must come from sample_identity(), got {type(identity).__name__}")
-    check_request(view, covariate, sequence, seed, frames, size)
-    capture, generator = _sample_capture(identity, float(view), covariate, int(sequence), int(seed))
-    figure = _figure(identity, covariate, int(sequence), int(seed), int(frames))
+    check_request(view, covariate, sequence, seed, frames, size, family)
+    stream = _DAMAGE_STREAM if family == "boxes" else _CAMERA_STREAM
+    capture, generator = _sample_capture(identity, float(view), covariate, int(sequence), int(seed), stream)
+    figure = _figure(identity, covariate, int(sequence), int(seed), int(frames), family)
     raw = roughen(fill(outlines(figure, capture.camera)), generator, capture.noise, capture.bite_rate)
+    if family == "boxes":
+        damage(raw, generator)
     _trim_tips(raw)
     clip = normalise_silhouettes(raw * np.uint8(255), int(size))
     return clip if grey else np.where(clip >= 128, np.uint8(255), np.uint8(0))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from .body import Figure, add_arms, add_head, add_legs, add_shoulders, add_torso, torso_profile
+from .boxes import add_boxes
 from .identity import WalkerIdentity
 from .kinematics import LEFT, RIGHT, SHANK, SIDE_SIGN, THIGH, GaitVariation, Pose, place, pose_clip, rotation
 
 
-def dress(identity: WalkerIdentity, variation: GaitVariation, covariate: str, frames: int) -> Figure:
+def dress(
+    identity: WalkerIdentity, variation: GaitVariation, covariate: str, frames: int, family: str = "hulls"
+) -> Figure:
     """The whole walker of one recording as solids, in walker coordinates (see kinematics.py).
 
     Args:
@@ -17,15 +20,19 @@ def dress(identity: WalkerIdentity, variation: GaitVariation, covariate: str, fr
         variation: deviations of this recording.
         covariate: one of COVARIATES.
         frames: number of frames.
+        family: one of FAMILIES.
     """
     pose = _pose(identity, variation, covariate, frames)
     figure = Figure(frames)
     grow = identity.accessories.coat_thickness if covariate == "cl" else 0.0
-    add_legs(figure, pose, identity.shape)
-    add_torso(figure, pose, torso_profile(identity.shape), grow)
-    add_shoulders(figure, pose, identity.shape, 0.7 * grow)
-    add_arms(figure, pose, identity.shape, 0.7 * grow)
-    add_head(figure, pose, identity.shape)
+    if family == "boxes":
+        add_boxes(figure, pose, identity.shape, grow)
+    else:
+        add_legs(figure, pose, identity.shape)
+        add_torso(figure, pose, torso_profile(identity.shape), grow)
+        add_shoulders(figure, pose, identity.shape, 0.7 * grow)
+        add_arms(figure, pose, identity.shape, 0.7 * grow)
+        add_head(figure, pose, identity.shape)
     if covariate == "cl":
         _add_coat(figure, pose, identity)
     elif covariate == "bg":

@@ -15,14 +15,15 @@ from .clip import check_request, render_clip
 from .identity import require_int, sample_identity
 
 PackedClip = tuple[int, int, str, int, np.ndarray]
-_Task = tuple[int, str, int, tuple[int, ...], int, int, int]
+_Task = tuple[int, str, int, tuple[int, ...], int, int, int, str]
 
 
 def _render_task(task: _Task) -> list[np.ndarray]:
     """All views of one recording, so that the body is posed once."""
-    index, covariate, sequence, views, seed, frames, size = task
+    index, covariate, sequence, views, seed, frames, size, family = task
     identity = sample_identity(seed, index)
-    return [np.packbits(render_clip(identity, view, covariate, sequence, seed, frames, size) != 0) for view in views]
+    clips = (render_clip(identity, view, covariate, sequence, seed, frames, size, family=family) for view in views)
+    return [np.packbits(clip != 0) for clip in clips]
 
 
 def render_dataset(
@@ -35,6 +36,7 @@ def render_dataset(
     progress: Callable[[int, int], None] | None = None,
     frames: int = 30,
     size: int = 64,
+    family: str = "hulls",
 ) -> Iterator[PackedClip]:
     """Render the clips of a data set one after another.
 
@@ -52,6 +54,7 @@ def render_dataset(
         progress: called as progress(clips done, clips in all) after every recording.
         frames: per clip, 1..1000.
         size: height and width, an even number 16..128; frames * size * size must be a multiple of 8.
+        family: one of FAMILIES.
 
     Yields:
         (identity index, view, covariate, sequence, bits): bits is uint8 [frames*size*size/8], numpy.packbits
@@ -74,12 +77,12 @@ def render_dataset(
     for index in identities:
         require_int("identity index", index, 0, 2**31 - 1)
     for view, covariate in product(views, covariates):
-        check_request(view, covariate, 0, seed, frames, size)
+        check_request(view, covariate, 0, seed, frames, size, family)
     for sequence in sequences:
         require_int("sequence", sequence, 0, 2**31 - 1)
     if frames * size * size % 8:
         raise InvalidRequestError(f"frames * size * size must be a multiple of 8, got {frames} * {size} * {size}")
-    tasks = [(i, c, s, views, seed, frames, size) for i, c, s in product(identities, covariates, sequences)]
+    tasks = [(i, c, s, views, seed, frames, size, family) for i, c, s in product(identities, covariates, sequences)]
     return _run(tasks, workers, progress)
 
 

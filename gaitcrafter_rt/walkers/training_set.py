@@ -27,12 +27,13 @@ def render_training_set(
     workers: int = 1,
     frames: int = 30,
     size: int = 64,
+    family: str = "hulls",
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Render walkers ``first_identity .. + identities`` of population ``seed`` into a packed set at ``folder``.
 
     Recordings 0 .. train_sequences - 1 are the training split, the next test_sequences are held out. Identities are named
-    from their number, three digits, counted from 1. ``progress(done, of)`` counts clips. Raises InvalidRequestError before
+    from their number, three digits, counted from 1. ``family`` is one of FAMILIES. ``progress(done, of)`` counts clips. Raises InvalidRequestError before
     anything is written, OutputError if ``folder`` is occupied.
     """
     if identities < 1 or train_sequences < 1 or test_sequences < 0 or first_identity < 0:
@@ -42,12 +43,14 @@ def render_training_set(
         )
     numbers = range(first_identity, first_identity + identities)
     clips = render_dataset(
-        numbers, views, covariates, range(train_sequences + test_sequences), seed, workers, progress, frames, size
+        numbers, views, covariates, range(train_sequences + test_sequences), seed, workers, progress, frames, size, family
     )
     labels = Labels(
         identity=[f"{n + 1:03d}" for n in numbers], view=[f"{v:03d}" for v in views], covariate=list(covariates)
     )
     made_by = f"rendered walkers, renderer version {RENDERER_VERSION}, population seed {seed}"
+    if family != "hulls":
+        made_by += f", family {family}"
     with PackedWriter(
         folder, labels=labels, source="rendered", frames=frames, height=size, width=size, terms=TERMS, made_by=made_by
     ) as writer:

@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from gaitcrafter_rt.errors import InvalidRequestError
 from gaitcrafter_rt.walkers import COVARIATES, VIEWS, render_clip, render_dataset, sample_identity
@@ -191,3 +192,46 @@ def test_bad_data_set_requests_are_refused_by_the_call_itself(change, word):
 def test_bad_identities(seed, index):
     with pytest.raises(InvalidRequestError):
         sample_identity(seed, index)
+
+
+# --- the second family ---
+
+
+def boxes(index: int, view: int, covariate: str = "nm", sequence: int = 0) -> np.ndarray:
+    return render_clip(sample_identity(0, index), view, covariate, sequence, family="boxes") > 0
+
+
+def test_both_families_draw_the_same_person():
+    """Outlines differ, the pose does not: a figure of boxes overlaps its own hulls more than those of anybody else half a cycle on."""
+    for index in range(4):
+        other = boxes(index, 90)
+        same = [(clip(index, 90)[f] & other[f]).sum() / (clip(index, 90)[f] | other[f]).sum() for f in range(0, 30, 3)]
+        apart = [(clip(index, 90)[f] & other[f - 7]).sum() / (clip(index, 90)[f] | other[f - 7]).sum() for f in range(9, 30, 3)]
+        assert np.mean(same) > 0.72 and np.mean(same) > np.mean(apart) + 0.05
+        assert not np.array_equal(other, clip(index, 90))
+
+
+def test_the_second_family_is_segmented_worse_and_stays_deterministic():
+    def holes(mask: np.ndarray) -> int:
+        return sum(ndimage.label(~frame)[1] - 1 for frame in mask)
+
+    first = sum(holes(clip(index, 90)) for index in range(8))
+    second = sum(holes(boxes(index, 90)) for index in range(8))
+    assert second > 1.3 * first
+    assert np.array_equal(boxes(3, 36, "bg", 1), boxes(3, 36, "bg", 1))
+    assert not np.array_equal(boxes(3, 36, "bg", 1), boxes(3, 36, "bg", 2))
+
+
+def test_a_packed_set_names_its_family(tmp_path):
+    from gaitcrafter_rt.data.packed import PackedClips
+    from gaitcrafter_rt.evaluate.model_run import walker_periods
+    from gaitcrafter_rt.walkers import render_training_set
+
+    render_training_set(
+        tmp_path / "set", identities=2, train_sequences=1, test_sequences=0, views=[90], covariates=["nm"], family="boxes"
+    )
+    data = PackedClips.open(tmp_path / "set")
+    assert data.meta.made_by.endswith("family boxes") and data.meta.source == "rendered"
+    assert sorted(walker_periods(data)) == ["001", "002"]
+    with pytest.raises(InvalidRequestError, match="hulls, boxes"):
+        render_clip(sample_identity(0, 1), 90, "nm", 0, family="cubes")
