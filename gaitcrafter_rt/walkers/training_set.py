@@ -33,8 +33,8 @@ def render_training_set(
     """Render walkers ``first_identity .. + identities`` of population ``seed`` into a packed set at ``folder``.
 
     Recordings 0 .. train_sequences - 1 are the training split, the next test_sequences are held out. Identities are named
-    from their number, three digits, counted from 1. ``family`` is one of FAMILIES. ``progress(done, of)`` counts clips. Raises InvalidRequestError before
-    anything is written, OutputError if ``folder`` is occupied.
+    from their number, three digits, counted from 1. ``family`` is one of FAMILIES. ``progress(done, of)`` counts clips.
+    Raises InvalidRequestError before anything is written, OutputError if ``folder`` is occupied.
     """
     if identities < 1 or train_sequences < 1 or test_sequences < 0 or first_identity < 0:
         raise InvalidRequestError(

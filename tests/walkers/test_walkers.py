@@ -202,7 +202,7 @@ def boxes(index: int, view: int, covariate: str = "nm", sequence: int = 0) -> np
 
 
 def test_both_families_draw_the_same_person():
-    """Outlines differ, the pose does not: a figure of boxes overlaps its own hulls more than those of anybody else half a cycle on."""
+    """Outlines differ, the pose does not: boxes overlap the hulls of their own frame more than those of a quarter cycle on."""
     for index in range(4):
         other = boxes(index, 90)
         same = [(clip(index, 90)[f] & other[f]).sum() / (clip(index, 90)[f] | other[f]).sum() for f in range(0, 30, 3)]
