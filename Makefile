@@ -6,7 +6,7 @@ SHELL := /bin/bash
 BUILD_PACKAGES := g++ make nlohmann-json3-dev python3-dev python3-venv
 TEST_PACKAGES := $(BUILD_PACKAGES) cmake ninja-build libgtest-dev qemu-user binutils
 LINT_PACKAGES := clang-format clang-tidy cmake ninja-build nlohmann-json3-dev libgtest-dev
-EXTRAS := train,gpu,bulk,metrics,onnx,video,lance,dev
+EXTRAS := train,gpu,bulk,metrics,ray,onnx,video,lance,dev
 DEMO := .venvs/demo
 TEST := .venvs/test
 BENCH := .venvs/bench
@@ -32,7 +32,6 @@ test:  ## install what the tests need and run them, C++ and Python
 	@$(TEST)/bin/python tests/install_peers.py
 	@$(TEST)/bin/pytest -q
 
-test-all: EXTRAS := $(EXTRAS),ray
 test-all: test  ## the same, the slow tests too, and the C++ tests under sanitizers and qemu
 	@tools/cpp-tests.sh asan-ubsan
 	@tools/cpp-tests.sh tsan
