@@ -116,7 +116,11 @@ def add_shoulders(figure: Figure, pose: Pose, shape: BodyShape, grow: float = 0.
             place(pose.neck, pose.spine_frames[-1], -0.006, 0.4 * sign * shape.neck_radius, 0.006),
             0.9 * shape.neck_radius + 0.5 * grow,
         )
-        deltoid = figure.ball(pose.shoulder[side], 1.18 * shape.arm_radius + grow)
+        # Set in and down from the joint, so that the shoulder is round and not a corner.
+        deltoid = figure.ball(
+            place(pose.shoulder[side], pose.spine_frames[7], 0.0, -0.10 * sign * shape.arm_radius, -0.16 * shape.arm_radius),
+            1.06 * shape.arm_radius + grow,
+        )
         chest = figure.blob(
             place(pose.spine[6], pose.spine_frames[6], -0.002, 0.45 * sign * shape.chest_half, 0.0),
             pose.spine_frames[6],

@@ -106,7 +106,7 @@ def _add_backpack(figure: Figure, pose: Pose, identity: WalkerIdentity) -> None:
     shape, things = identity.shape, identity.accessories
     size = things.bag_size
     frame = pose.spine_frames[5]
-    depth, width, height = 0.044 * size, 0.080 * size, 0.118 * size
+    depth, width, height = 0.044 * size, 0.084 * size, 0.118 * size
     back = shape.chest_depth + 0.75 * depth
     centre = place(pose.spine[5], frame, -back, 0.0, -0.012 + 0.016 * things.bag_height)
     figure.box(centre, frame, (depth, width, height), 0.026)
@@ -129,13 +129,14 @@ def _add_shoulder_bag(figure: Figure, pose: Pose, identity: WalkerIdentity) -> N
     sign = SIDE_SIGN[side]
     # The bag hangs from the shoulder and rocks a little with the pelvis.
     frame = rotation(sign * 6.0, 0.0, 3.0 * pose.pelvis_frame[:, 0, 1] * 57.3 * 0.3)
-    depth, width, height = 0.105 * size, 0.036 * size, 0.076 * size
+    depth, width, height = 0.112 * size, 0.042 * size, 0.086 * size
+    # Behind the arm and clear of the hip: from the front it stands out beside the body, from the side behind it.
     centre = place(
         pose.pelvis,
         pose.pelvis_frame,
-        -0.055,
-        sign * (shape.pelvis_half + 0.75 * width),
-        -0.040 + 0.030 * things.bag_height,
+        -0.068,
+        sign * (shape.pelvis_half + 1.0 * width),
+        -0.045 + 0.030 * things.bag_height,
     )
     figure.box(centre, frame, (depth, width, height), 0.018)
     shoulder = place(pose.shoulder[side], pose.spine_frames[7], -0.004, -0.25 * sign * shape.shoulder_half, 0.022)

@@ -151,7 +151,7 @@ def _sample_shape(draw: _Draw) -> BodyShape:
         stature_m=draw.normal(1.60 + 0.13 * frame, 0.05),
         leg_ratio=draw.normal(1.0, 0.025),
         shoulder_half=draw.normal(0.098 + 0.012 * frame, 0.004),
-        shoulder_slope=draw.normal(0.014, 0.005),
+        shoulder_slope=draw.normal(0.021, 0.006),
         hip_joint_half=draw.normal(0.052, 0.003),
         pelvis_half=draw.normal(0.093 - 0.004 * frame + 0.009 * heavy, 0.004),
         waist_half=draw.normal(0.074 + 0.007 * frame + 0.012 * heavy, 0.004),
@@ -216,12 +216,12 @@ def _sample_accessories(draw: _Draw) -> Accessories:
     return Accessories(
         bag_kind=BAG_KINDS[int(draw.uniform(0.0, 3.0)) % 3],
         bag_side=1 if draw.chance(0.5) else -1,
-        bag_size=draw.uniform(0.85, 1.25),
+        bag_size=draw.uniform(0.95, 1.30),
         bag_height=draw.uniform(-1.0, 1.0),
         holds_strap=draw.chance(0.35),
         coat_length=draw.uniform(0.09, 0.27),
-        coat_flare=draw.uniform(0.003, 0.018),
-        coat_thickness=draw.uniform(0.008, 0.014),
+        coat_flare=draw.uniform(0.002, 0.014),
+        coat_thickness=draw.uniform(0.008, 0.013),
         collar=draw.uniform(0.0, 0.020),
     )
 
