@@ -234,10 +234,10 @@ def test_jobs_command(fast: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["jobs", str(fast)]) == 4
 
 
-BROWSER = next((b for name in ("chromium", "chromium-browser", "google-chrome") if (b := shutil.which(name))), None)
+BROWSER = next((b for name in ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell") if (b := shutil.which(name))), None)
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian: apt-get install chromium)")
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian: apt-get install chromium-headless-shell)")
 def test_a_browser_renders_the_page(tmp_path: Path) -> None:
     """Headless Chromium: no script ran, every picture was decoded, the curve and the silhouettes are drawn."""
     hostile_job(tmp_path / "job")
