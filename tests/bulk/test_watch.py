@@ -234,7 +234,8 @@ def test_jobs_command(fast: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["jobs", str(fast)]) == 4
 
 
-BROWSER = next((b for name in ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell") if (b := shutil.which(name))), None)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
+BROWSER = next((b for name in BROWSERS if (b := shutil.which(name))), None)
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian: apt-get install chromium-headless-shell)")

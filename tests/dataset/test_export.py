@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -221,9 +222,17 @@ def contents(path: Path) -> dict[str, str]:
     return {str(p.relative_to(path)): hashlib.sha256(p.read_bytes()).hexdigest() for p in path.rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize("kind", WITHOUT_EXTRAS)
+def need(kind: str) -> None:
+    """Skip without the extra that a format needs."""
+    for name, module in (("lance", "lance"), ("mp4", "imageio_ffmpeg")):
+        if kind == name:
+            pytest.importorskip(module, reason=f"the extra of {kind} is not installed")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 def test_whole_or_absent(job: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over something that exists, on a full disk, from a damaged shard: refused, and nothing is left."""
+    need(kind)
     for name in ("file", "folder"):
         place = tmp_path / name
         place.mkdir() if name == "folder" else place.write_text("mine")
@@ -264,8 +273,9 @@ def hostile_job(root: Path, labels: list[str], monkeypatch: pytest.MonkeyPatch) 
     return labels
 
 
-@pytest.mark.parametrize("kind", WITHOUT_EXTRAS)
+@pytest.mark.parametrize("kind", FORMATS)
 def test_hostile_labels_stay_inside(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    need(kind)
     labels = hostile_job(tmp_path / "job", HOSTILE, monkeypatch)
     box = tmp_path / "box"
     box.mkdir()
@@ -282,6 +292,9 @@ def test_hostile_labels_stay_inside(tmp_path: Path, kind: str, monkeypatch: pyte
     if kind == "huggingface":
         table = pq.read_table(out / "data" / "train-00000-of-00001.parquet")
         assert {w[0]["label"] for w in table["identity_weights"].to_pylist()} == set(labels)
+    if kind == "lance":
+        table = importlib.import_module("lance").dataset(str(out)).to_table()
+        assert {w[0]["label"] for w in table["identity_weights"].to_pylist()} == set(labels)
     if kind == "opengait":
         manifest = json.loads((out / "manifest.json").read_text())
         assert {next(iter(s["conditions"]["identity"])) for s in manifest["sequences"]} == set(labels)
@@ -290,10 +303,11 @@ def test_hostile_labels_stay_inside(tmp_path: Path, kind: str, monkeypatch: pyte
 _SAFE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.%+="
 
 
-@pytest.mark.parametrize("kind", ["opengait", "webdataset", "huggingface", "npz"])
+@pytest.mark.parametrize("kind", ["opengait", "webdataset", "huggingface", "lance", "npz"])
 @pytest.mark.parametrize("label", NOT_ON_DISK, ids=["newline", "tab", "nul", "escape", "long"])
 def test_labels_that_name_no_folder(tmp_path: Path, kind: str, label: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder is not named so; where labels are data they come back as they are."""
+    need(kind)
     hostile_job(tmp_path / "job", ["001", label], monkeypatch)
     if kind == "opengait":
         with pytest.raises(InvalidRequestError, match=r"control characters|file systems allow"):
@@ -305,6 +319,9 @@ def test_labels_that_name_no_folder(tmp_path: Path, kind: str, label: str, monke
         assert {about["view"] for about, _ in samples(tmp_path / "out")} == {"001", label}
     elif kind == "huggingface":
         assert set(pq.read_table(tmp_path / "out" / "data")["view"].to_pylist()) == {"001", label}
+    elif kind == "lance":
+        table = importlib.import_module("lance").dataset(str(tmp_path / "out")).to_table()
+        assert set(table["view"].to_pylist()) == {"001", label}
     else:
         assert {next(iter(c["view"])) for c in ClipBatch.load_npz(tmp_path / "out").conditions} == {"001", label}
 
