@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .backends import Options, open_runner
 from .clips import ClipBatch
 from .conditions import Condition, ConditionTable, Vocabulary
 from .config import AXES
 from .errors import InvalidRequestError, OutOfMemoryError
-from .install import engine_build, native, version
+from .install import engine_build, version
 from .models import resolve_model
 
 MAX_CLIPS = 1 << 20
@@ -55,12 +56,19 @@ class Engine:
         precision: str = "auto",
         threads: int | None = None,
         isa: str | None = None,
+        backend: str = "native",
+        batch: int | None = None,
+        library: str | None = None,
+        plan: str | None = None,
     ) -> None:
         """Open a model folder; see :meth:`from_pretrained`. ``isa`` (portable, avx2, avx512) is for tests and benchmarks."""
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 256):
             raise InvalidRequestError(f"threads is {threads!r}; allowed are 1 to 256, or None for one per processor")
-        self._native = native().Engine(
-            os.fsencode(path), device=device, precision=precision, isa=isa, threads=threads or 0
+        if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= 256):
+            raise InvalidRequestError(f"batch is {batch!r}; allowed are 1 to 256, or None for the backend's own")
+        self._native = open_runner(
+            path,
+            Options(backend, device, precision, threads or 0, isa, batch or 0, library, plan),
         )
         self.info: dict[str, Any] = self._native.info
         self.vocabulary = Vocabulary(
@@ -76,13 +84,24 @@ class Engine:
         device: str = "cpu",
         precision: str = "auto",
         threads: int | None = None,
+        backend: str = "native",
+        batch: int | None = None,
+        library: str | None = None,
+        plan: str | None = None,
     ) -> Engine:
         """Open a model package (a folder) or a model that ships with gaitcrafter_rt (a name).
+
+        ``backend`` is who runs the network: "native", the engine of this package on the CPU, or one of docs/export.md, which
+        take ``batch`` (clips per network call, 1..256; None: the backend's own), ``library`` (path of the backend's shared
+        library, where it is not found by itself) and ``plan`` (a built TensorRT engine).
 
         Raises ModelFormatError or UnsupportedVersionError for a bad package, CapabilityError for a device or precision
         that this build lacks, InvalidRequestError for a bad number of threads (1..256; None: one per processor).
         """
-        return cls(resolve_model(path_or_name), device=device, precision=precision, threads=threads)
+        return cls(
+            resolve_model(path_or_name), device=device, precision=precision, threads=threads, backend=backend, batch=batch,
+            library=library, plan=plan,
+        )  # fmt: skip
 
     @property
     def clip_shape(self) -> tuple[int, int, int]:
@@ -120,7 +139,8 @@ class Engine:
 
     def __repr__(self) -> str:
         i, (f, h, w) = self.info, self.clip_shape
-        return f"Engine({i['name']!r}, {f}x{h}x{w}, {i['device']} {i['precision']} {i['isa']}, {i['threads']} threads)"
+        where = " ".join(filter(None, (i["backend"].removeprefix("native"), i["device"], i["precision"], i["isa"])))
+        return f"Engine({i['name']!r}, {f}x{h}x{w}, {where}, {i['threads']} threads)"
 
     def generate(
         self,
@@ -266,7 +286,10 @@ class Engine:
             "model_sha256": i["model_sha256"],
             "sampler": settings,
             "threshold": threshold,
-            "engine": {"gaitcrafter_rt": version(), "device": i["device"], "precision": i["precision"], "isa": i["isa"]},
+            "engine": {
+                "gaitcrafter_rt": version(), "device": i["device"], "precision": i["precision"], "isa": i["isa"],
+                **({} if i["backend"] == "native" else {k: i[k] for k in ("backend", "batch", "backend_sha256", "runtime")}),
+            },
             **{k: i["provenance"][k] for k in ("training_data", "training_data_terms", "identities")},
         }
 

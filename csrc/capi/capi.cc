@@ -34,13 +34,13 @@ void fill_info(const Engine& engine, gc_info& info) {
   info.threads = engine.threads();
   info.clip_floats = engine.clip_floats();
   info.packed_bytes = engine.packed_bytes();
-  info.flops_per_call = engine.unet().flops();
+  info.flops_per_call = engine.flops();
   info.sampler = from_sampler(to_sampler(nullptr, c));
   info.name = c.name.c_str();
   info.model_sha256 = engine.model_sha256().c_str();
-  info.device = "cpu";
-  info.precision = precision_name(engine.unet().precision()).data();  // a literal, so it ends with a zero
-  info.isa = literal(engine.unet().isa());
+  info.device = engine.identity().device.c_str();
+  info.precision = engine.identity().precision.c_str();
+  info.isa = engine.isa().empty() ? "" : engine.isa().data();  // a literal, so it ends with a zero
   info.training_data = c.training_data.c_str();
   info.training_data_terms = c.training_data_terms.c_str();
   info.identities = c.identities.c_str();
@@ -66,6 +66,17 @@ gc_status gc_engine_info(const gc_engine* engine, gc_info* info) {
     const Engine& e = given(engine, "engine").engine;
     checked(info, "gc_info");
     fill_info(e, *info);
+  });
+}
+
+gc_status gc_engine_backend(const gc_engine* engine, gc_backend* backend) {
+  return guarded([&] {
+    const NetworkIdentity& i = given(engine, "engine").engine.identity();
+    checked(backend, "gc_backend");
+    backend->batch = i.batch;
+    backend->name = i.backend.c_str();
+    backend->sha256 = i.sha256.c_str();
+    backend->runtime = i.runtime.c_str();
   });
 }
 

@@ -134,7 +134,8 @@ TEST_F(CApi, StructsCarrySizeAndVersion) {
   EXPECT_STATUS(gc_generate(engine_, &small, &output_), GC_INVALID_REQUEST, "gc_request says size");
   gc_request newer = request_;
   newer.version = GC_ABI_VERSION + 1;
-  EXPECT_STATUS(gc_generate(engine_, &newer, &output_), GC_UNSUPPORTED_VERSION, "gc_request is of version 3");
+  EXPECT_STATUS(gc_generate(engine_, &newer, &output_), GC_UNSUPPORTED_VERSION,
+                "gc_request is of version " + std::to_string(GC_ABI_VERSION + 1));
   gc_request older = request_;  // as a program has it that was built with the first header
   older.version = 1;
   older.struct_size = static_cast<uint32_t>(offsetof(gc_request, mode));
@@ -154,6 +155,52 @@ TEST_F(CApi, StructsCarrySizeAndVersion) {
   EXPECT_STATUS(gc_engine_open((kFixtures + "tiny-walker").c_str(), &options, &opened), GC_INVALID_REQUEST,
                 "gc_options");
   EXPECT_EQ(opened, nullptr);
+}
+
+TEST_F(CApi, BackendsAreChosenByName) {
+  gc_backend who = gc_backend_default();
+  ASSERT_EQ(gc_engine_backend(engine_, &who), GC_OK) << gc_last_error_message();
+  EXPECT_STREQ(who.name, "native");
+  EXPECT_EQ(who.batch, 1);
+  EXPECT_STREQ(who.sha256, info_.model_sha256);
+  EXPECT_STATUS(gc_engine_backend(engine_, nullptr), GC_INVALID_REQUEST, "gc_backend is NULL");
+
+  const std::string folder = kFixtures + "tiny-walker";
+  gc_options options = gc_options_default();
+  gc_engine* opened = nullptr;
+  options.backend = "warp";
+  EXPECT_STATUS(gc_engine_open(folder.c_str(), &options, &opened), GC_INVALID_REQUEST, "allowed are \"native\"");
+  options.backend = "native";
+  options.batch = 4;
+  EXPECT_STATUS(gc_engine_open(folder.c_str(), &options, &opened), GC_INVALID_REQUEST, "for other backends");
+  options.batch = 257;
+  EXPECT_STATUS(gc_engine_open(folder.c_str(), &options, &opened), GC_INVALID_REQUEST, "1 to 256");
+
+  options = gc_options_default();  // as a program has it that was built with the first header
+  options.version = 2;
+  options.struct_size = static_cast<uint32_t>(offsetof(gc_options, backend));
+  options.backend = "warp";
+  ASSERT_EQ(gc_engine_open(folder.c_str(), &options, &opened), GC_OK) << gc_last_error_message();
+  gc_engine_close(opened);
+}
+
+TEST_F(CApi, AModelIsDescribedWithoutBeingRun) {
+  gc_options options = gc_options_default();
+  options.backend = "none";
+  gc_engine* described = nullptr;
+  ASSERT_EQ(gc_engine_open((kFixtures + "tiny-walker").c_str(), &options, &described), GC_OK)
+      << gc_last_error_message();
+  gc_info info = gc_info_default();
+  ASSERT_EQ(gc_engine_info(described, &info), GC_OK);
+  EXPECT_EQ(info.clip_floats, info_.clip_floats);
+  EXPECT_EQ(info.flops_per_call, info_.flops_per_call);
+  EXPECT_STREQ(info.model_sha256, info_.model_sha256);
+  gc_sampler resolved = gc_sampler_default();
+  EXPECT_EQ(gc_sampler_resolve(described, &sampler_, &resolved), GC_OK);
+  EXPECT_EQ(resolved.steps, 2);
+  EXPECT_STATUS(gc_generate(described, &request_, &output_), GC_CAPABILITY, "only says what a model is");
+  EXPECT_STATUS(gc_profile(described, 1), GC_CAPABILITY, "for backend \"native\"");
+  gc_engine_close(described);
 }
 
 TEST_F(CApi, ModesMakeTheSameBits) {

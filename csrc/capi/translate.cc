@@ -53,11 +53,18 @@ gc_request checked_request(const gc_request* request) {
 EngineOptions to_options(const gc_options* options) {
   EngineOptions out;
   if (options == nullptr) return out;
-  const gc_options& o = checked(options, "gc_options");
+  const size_t size = options->version < 3 ? offsetof(gc_options, backend) : sizeof(gc_options);
+  check_struct("gc_options", options->struct_size, options->version, size);
+  gc_options o = gc_options_default();
+  std::memcpy(&o, options, size);
   if (o.device != nullptr) out.device = o.device;
   if (o.precision != nullptr) out.precision = o.precision;
   if (o.isa != nullptr) out.isa = o.isa;
   out.threads = o.threads;
+  if (o.backend != nullptr) out.backend = o.backend;
+  if (o.library != nullptr) out.library = o.library;
+  if (o.plan != nullptr) out.plan = o.plan;
+  out.batch = o.batch;
   return out;
 }
 

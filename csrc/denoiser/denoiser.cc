@@ -16,17 +16,28 @@ size_t aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
 }  // namespace
 
+void check_guidance(const ModelConfig& config, const Guidance& guidance) {
+  if (guidance.scale == 1.0 || config.conditioning.guidance_trained) return;
+  throw Error(Status::kInvalidRequest,
+              "guidance is " + std::to_string(guidance.scale) +
+                  ", but this model was not trained for guidance (its null condition is untrained); use guidance 1");
+}
+
+void check_split(const Guidance& guidance, const ClipConditions& conditions) {
+  const auto& mask = guidance.null_axes;
+  const bool all = std::all_of(mask.begin(), mask.end(), [](bool b) { return b; });
+  if (guidance.scale == 1.0 || all || conditions.cond == nullptr) return;
+  throw Error(Status::kInvalidRequest,
+              "guidance along some axes only needs labels; a raw cond vector cannot be split by axis");
+}
+
 Denoiser::Denoiser(std::shared_ptr<const UNet> unet, const Guidance& guidance, std::shared_ptr<const UNet> exact)
     : unet_(std::move(unet)), exact_(std::move(exact)), guidance_(guidance) {
   const ModelConfig& c = unet_->config();
   clip_floats_ = size_t(c.unet.channels) * size_t(c.clip.frames) * size_t(c.clip.height) * size_t(c.clip.width);
   placement_ = unet_->place();
   if (exact_ != nullptr) exact_placement_ = exact_->place(aligned(placement_.bytes));
-  if (guidance.scale != 1.0 && !c.conditioning.guidance_trained) {
-    throw Error(Status::kInvalidRequest,
-                "guidance is " + std::to_string(guidance.scale) +
-                    ", but this model was not trained for guidance (its null condition is untrained); use guidance 1");
-  }
+  check_guidance(c, guidance);
 }
 
 size_t Denoiser::state_floats() const { return unet_->condition_floats() * (uses_cond() && uses_null() ? 2 : 1); }
@@ -45,15 +56,6 @@ size_t Denoiser::scratch_bytes() const {
 }
 
 double Denoiser::flops() const { return unet_->flops() * (uses_cond() && uses_null() ? 2 : 1); }
-
-void Denoiser::check(const ClipConditions& conditions) const {
-  const auto& mask = guidance_.null_axes;
-  const bool all = std::all_of(mask.begin(), mask.end(), [](bool b) { return b; });
-  if (uses_null() && !all && conditions.cond != nullptr) {
-    throw Error(Status::kInvalidRequest,
-                "guidance along some axes only needs labels; a raw cond vector cannot be split by axis");
-  }
-}
 
 void Denoiser::prepare(const ClipConditions& conditions, float* state, std::byte* own) const {
   float* vector = extra(own);

@@ -15,6 +15,12 @@ struct Guidance {
   std::array<bool, kAxes> null_axes = {true, true, true, true};
 };
 
+// Throws kInvalidRequest if the scale is not 1 and the model was not trained for guidance.
+void check_guidance(const ModelConfig& config, const Guidance& guidance);
+
+// Throws kInvalidRequest if some but not all axes are to be null and the clip has a raw vector, which cannot be split.
+void check_split(const Guidance& guidance, const ClipConditions& conditions);
+
 // Memory of one clip's calls, 64-byte aligned.
 struct DenoiserMemory {
   std::byte* own = nullptr;     // own_bytes()
@@ -32,7 +38,7 @@ class Denoiser {
  public:
   // `exact` is the same network in fp32, for the calls that ask for it; it takes the same time tables and states. Such
   // calls are few and take twice the memory, so that what they need beyond own_bytes() is apart.
-  // Throws kInvalidRequest if the scale is not 1 and the model was not trained for guidance.
+  // Throws what check_guidance throws.
   Denoiser(std::shared_ptr<const UNet> unet, const Guidance& guidance, std::shared_ptr<const UNet> exact = nullptr);
 
   size_t clip_floats() const { return clip_floats_; }
@@ -43,9 +49,7 @@ class Denoiser {
   double flops() const;          // of one eval
   const UNet& unet() const { return *unet_; }
 
-  // Throws kInvalidRequest if some but not all axes are to be null and the clip has a raw vector, which cannot be
-  // split.
-  void check(const ClipConditions& conditions) const;
+  void check(const ClipConditions& conditions) const { check_split(guidance_, conditions); }
 
   // Checked conditions of one clip to `state`. Labels of a model with cond_dim become its vector here.
   void prepare(const ClipConditions& conditions, float* state, std::byte* own) const;

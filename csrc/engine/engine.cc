@@ -7,6 +7,7 @@
 
 #include "cache/packed_cache.h"
 #include "core/error.h"
+#include "engine/batch_run.h"
 #include "engine/clip_run.h"
 #include "sampler/pack.h"
 
@@ -28,6 +29,17 @@ Isa isa_from(const std::string& name) {
 }
 
 void check_options(const EngineOptions& o) {
+  if (o.batch < 0 || o.batch > kMaxBatch) {
+    refuse("batch is " + std::to_string(o.batch) + "; allowed are 1 to " + std::to_string(kMaxBatch) +
+           ", or 0 for the backend's own");
+  }
+  if (o.threads < 0 || o.threads > kMaxThreads) {
+    refuse("threads is " + std::to_string(o.threads) + "; allowed are 1 to " + std::to_string(kMaxThreads) +
+           ", or 0 for one per processor");
+  }
+  if (o.backend != "native") return;  // the backend judges the rest
+  if (o.batch > 0 || !o.library.empty() || !o.plan.empty())
+    refuse("batch, library and plan are for other backends; backend is \"native\"");
   if (o.device != "cpu") {
     throw Error(Status::kCapability,
                 "device \"" + o.device + "\" is not in this build of the native engine; use \"cpu\"");
@@ -35,10 +47,6 @@ void check_options(const EngineOptions& o) {
   if (o.precision != "auto" && !precision_named(o.precision)) {
     refuse("precision is \"" + o.precision +
            "\"; allowed are \"auto\", \"fp32\", \"fp32-winograd\", \"bf16\" and \"int8\"");
-  }
-  if (o.threads < 0 || o.threads > kMaxThreads) {
-    refuse("threads is " + std::to_string(o.threads) + "; allowed are 1 to " + std::to_string(kMaxThreads) +
-           ", or 0 for one per processor");
   }
 }
 
@@ -65,24 +73,41 @@ class Runner {
 
 Engine::Engine(const std::string& path, const EngineOptions& options) {
   check_options(options);
+  if (is_network_backend(options.backend)) {
+    network_ = open_network(path, options);
+    model_sha256_ = network_->model_sha256();
+    flops_ = network_flops(config());
+  } else {
+    open_native(path, options);
+  }
+  const ModelConfig& c = config();
+  clip_floats_ = size_t(c.unet.channels) * size_t(c.clip.frames) * size_t(c.clip.height) * size_t(c.clip.width);
+  threads_ = options.threads > 0 ? options.threads : std::min(available_processors(), kMaxThreads);
+}
+
+void Engine::open_native(const std::string& path, const EngineOptions& options) {
   const Isa isa = isa_from(options.isa);
   WeightsSource source(ModelFolder::open(path));
   const ModelConfig& c = source.folder().config();
   model_sha256_ = source.folder().sha256();
-  clip_floats_ = size_t(c.unet.channels) * size_t(c.clip.frames) * size_t(c.clip.height) * size_t(c.clip.width);
   const Precision precision = precision_from(options.precision, isa, c.unet);
   unet_ = UNet::create(source, isa, precision);
   if (c.diffusion.prediction == Prediction::kEps && (precision == Precision::kBf16 || precision == Precision::kInt8))
     exact_ = UNet::create(source, isa, Precision::kFp32);
-  threads_ = options.threads > 0 ? options.threads : std::min(available_processors(), kMaxThreads);
+  flops_ = unet_->flops();
+  native_ = {"native", "cpu", std::string(precision_name(precision)), 1, model_sha256_, std::string(isa_name(isa))};
 }
 
 WeightsFrom Engine::weights_from() const {
+  if (network_) return WeightsFrom::kMemory;
   return exact_ == nullptr ? unet_->weights_from() : std::min(unet_->weights_from(), exact_->weights_from());
 }
 
 Engine::~Engine() {
-  if (const long owner = owner_; owner != 0 && owner != ::getpid()) static_cast<void>(pool_.release());
+  if (const long owner = owner_; owner != 0 && owner != ::getpid()) {
+    static_cast<void>(pool_.release());
+    static_cast<void>(network_.release());
+  }
 }
 
 // Started late, so that a process may open a model once and fork workers that share its weights.
@@ -131,19 +156,32 @@ void Engine::check(const GenerateRequest& request, const GenerateOutput& output)
 void Engine::generate(const GenerateRequest& request, const GenerateOutput& output) {
   check(request, output);
   const SamplerTable table = compile_table(request.sampler, config().diffusion);
-  const Denoiser denoiser(unet_, {request.sampler.guidance, request.null_axes}, exact_);
+  const Guidance guidance{request.sampler.guidance, request.null_axes};
+  check_guidance(config(), guidance);
   const ConditionBatch conditions(config(), request.count, request.conditions);
-  for (const ClipConditions& clip : conditions.clips()) denoiser.check(clip);
+  for (const ClipConditions& clip : conditions.clips()) check_split(guidance, clip);
   refuse_own_callback();
   const std::lock_guard one_at_a_time(running_);
   const Runner runner(runner_);
+  if (!network_) {
+    generate_native(request, output, table, guidance, conditions.clips());
+    return;
+  }
+  owner_ = ::getpid();
+  const auto backend = network_->start(table, guidance);
+  run_batches(request, output, conditions.clips(), table, *backend, network_->identity().batch, clip_floats_);
+}
+
+void Engine::generate_native(const GenerateRequest& request, const GenerateOutput& output, const SamplerTable& table,
+                             const Guidance& guidance, std::span<const ClipConditions> conditions) {
+  const Denoiser denoiser(unet_, guidance, exact_);
   std::shared_ptr<const TimeTables> time;
   {
     const Stopwatch watch(times_ ? &times_->tables : nullptr);
     time = unet_->prepare_time(table.timesteps());
   }
 
-  ClipRun run(request, output, conditions.clips(), denoiser, table, *time, threads_, times_.get());
+  ClipRun run(request, output, conditions, denoiser, table, *time, threads_, times_.get());
   Pool& threads = pool();
   const auto report = [&] {
     if (!request.keep_going) return;
@@ -173,13 +211,21 @@ void Engine::refuse_own_callback() const {
     refuse("the engine is called from its own progress callback; it runs one call at a time");
 }
 
+void Engine::native_only(const char* what) const {
+  if (!network_) return;
+  throw Error(Status::kCapability, std::string(what) + " is for backend \"native\"; this engine was opened on \"" +
+                                       network_->identity().backend + "\"");
+}
+
 void Engine::profile(bool on) {
+  native_only("profiling");
   refuse_own_callback();
   const std::lock_guard one_at_a_time(running_);
   times_ = on ? std::make_unique<RunTimes>(*unet_, exact_.get()) : nullptr;
 }
 
 std::vector<ProfileRow> Engine::profile_rows() const {
+  native_only("profiling");
   refuse_own_callback();
   const std::lock_guard one_at_a_time(running_);
   return times_ ? gaitcrafter::profile_rows(*times_, *unet_, exact_.get()) : std::vector<ProfileRow>();
@@ -187,6 +233,7 @@ std::vector<ProfileRow> Engine::profile_rows() const {
 
 void Engine::forward(uint64_t count, const float* x, const int32_t* timesteps, const ConditionRequest& request,
                      float* out) const {
+  native_only("a single network call");
   if (count < 1 || count > kMaxClips) {
     refuse("count is " + std::to_string(count) + "; a call takes 1 to " + std::to_string(kMaxClips) + " clips");
   }

@@ -48,13 +48,18 @@ struct Watcher {
 class NativeEngine {
  public:
   NativeEngine(const std::string& path, const std::string& device, const std::string& precision,
-               const std::optional<std::string>& isa, int threads) {
+               const std::optional<std::string>& isa, int threads, const std::string& backend,
+               const std::optional<std::string>& library, const std::optional<std::string>& plan, int batch) {
     if (path.find('\0') != std::string::npos) raise(GC_INVALID_REQUEST, "a path cannot hold a NUL character");
     gc_options options = gc_options_default();
     options.device = device.c_str();
     options.precision = precision.c_str();
     options.isa = isa ? isa->c_str() : nullptr;
     options.threads = threads;
+    options.backend = backend.c_str();
+    options.library = library ? library->c_str() : nullptr;
+    options.plan = plan ? plan->c_str() : nullptr;
+    options.batch = batch;
     gc_engine* engine = nullptr;
     gc_status status;
     {
@@ -92,6 +97,12 @@ class NativeEngine {
     const char* weights = nullptr;
     check(gc_engine_weights_from(engine.get(), &weights));
     d["weights_from"] = weights;
+    gc_backend who = gc_backend_default();
+    check(gc_engine_backend(engine.get(), &who));
+    d["backend"] = who.name;
+    d["batch"] = who.batch;
+    d["backend_sha256"] = who.sha256;
+    d["runtime"] = who.runtime;
     py::dict origin;
     origin["training_data"] = info_.training_data;
     origin["training_data_terms"] = info_.training_data_terms;
@@ -329,10 +340,11 @@ PYBIND11_MODULE(_native, m) {
   m.doc() = "Native engine of gaitcrafter_rt. Use gaitcrafter_rt.Engine; this module has no stable API.";
   PYBIND11_NUMPY_DTYPE(gc_sampler_row, timestep, stream, a_x, a_out, c_x, c_x0, c_prev1, c_prev2, c_raw, c_noise);
   py::class_<NativeEngine>(m, "Engine")
-      .def(py::init<const std::string&, const std::string&, const std::string&, const std::optional<std::string>&,
-                    int>(),
+      .def(py::init<const std::string&, const std::string&, const std::string&, const std::optional<std::string>&, int,
+                    const std::string&, const std::optional<std::string>&, const std::optional<std::string>&, int>(),
            py::arg("path"), py::kw_only(), py::arg("device") = "cpu", py::arg("precision") = "auto",
-           py::arg("isa") = py::none(), py::arg("threads") = 0)
+           py::arg("isa") = py::none(), py::arg("threads") = 0, py::arg("backend") = "native",
+           py::arg("library") = py::none(), py::arg("plan") = py::none(), py::arg("batch") = 0)
       .def("close", &NativeEngine::close)
       .def_property_readonly("info", &NativeEngine::info)
       .def("labels", &NativeEngine::labels, py::arg("axis"))

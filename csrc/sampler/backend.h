@@ -17,6 +17,7 @@ struct BatchView {
   const uint64_t* seeds = nullptr;
   const uint64_t* clip_indices = nullptr;
   const ClipConditions* conditions = nullptr;
+  const float* initial_noise = nullptr;  // x_T of all clips in place of stream 0; engine/network.h alone sets it
 };
 
 class Backend {

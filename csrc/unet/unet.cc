@@ -119,6 +119,13 @@ bool widths_suit(const UNetConfig& u, Precision precision) {
   return !pairs || widths % 2 == 0;
 }
 
+double network_flops(const ModelConfig& config) {
+  ArrayLayout layout;
+  WeightStore measuring = WeightStore::measuring(layout);
+  const OpTable& fp32 = op_table(Isa::kPortable, Precision::kFp32);
+  return build_plan(*shapes_only(config, ""), Precision::kFp32, fp32, fp32, measuring).flops;
+}
+
 std::shared_ptr<const UNet> UNet::create(const std::shared_ptr<const ModelPackage>& package, Isa isa,
                                          Precision precision) {
   check_precision(package->config(), precision);

@@ -39,6 +39,9 @@ class TimeTables {
 // True if the network's widths suit a precision: bf16 multiplies channels in pairs.
 bool widths_suit(const UNetConfig& config, Precision precision);
 
+// UNet::flops() of a network without its weights.
+double network_flops(const ModelConfig& config);
+
 // Where packed weights lie: in memory of their own, or in a file of the cache that was there or was written now.
 enum class WeightsFrom { kMemory, kWritten, kCache };
 

@@ -26,8 +26,8 @@ extern "C" {
 #endif
 
 /* Version of the structs in this header. A struct of a newer version than the library knows is refused; one of an older
- * version is taken, and what it lacks has its default. 2: gc_request.mode. */
-#define GC_ABI_VERSION 2u
+ * version is taken, and what it lacks has its default. 2: gc_request.mode. 3: gc_options.backend and what follows. */
+#define GC_ABI_VERSION 3u
 
 /* The same numbers as the exceptions in gaitcrafter_rt/errors.py. */
 typedef enum gc_status {
@@ -69,9 +69,17 @@ typedef struct gc_options {
   const char* isa;       /* "portable", "avx2", "avx512"; NULL means the widest that runs here, or GAITCRAFTER_ISA */
   int32_t threads;       /* 1..256; 0 means one per processor that this process may use */
   int32_t reserved;
+  /* Since version 3. Who runs the network (docs/export.md): "native" or NULL, the engine of this library; "none" only
+   * says what a model is. The rest is for other backends than "native". */
+  const char* backend;
+  const char* library; /* path of the backend's shared library; NULL: where docs/export.md says */
+  const char* plan;    /* what the backend runs in place of what is in the model folder; NULL: what is there */
+  int32_t batch;       /* clips per network call, 1..256; 0 means the backend's own */
+  int32_t reserved2;
 } gc_options;
 
-/* `path` is a model package: a folder with config.json, model.safetensors and checksums.json. `options` may be NULL. */
+/* `path` is a model package: a folder with config.json, model.safetensors and checksums.json; for backends that run an
+ * exported network the folder that the export wrote. `options` may be NULL. */
 GC_API gc_status gc_engine_open(const char* path, const gc_options* options, gc_engine** engine);
 GC_API void gc_engine_close(gc_engine* engine); /* NULL is fine; no call may be running */
 
@@ -119,6 +127,17 @@ typedef struct gc_info {
 } gc_info;
 
 GC_API gc_status gc_engine_info(const gc_engine* engine, gc_info* info);
+
+/* Who runs the network, and what. Runtimes choose algorithms by shape: a clip's bits depend on the batch and on what
+ * runs too, but not on the other clips of a batch. Strings are valid until gc_engine_close. */
+typedef struct gc_backend {
+  uint32_t struct_size, version;
+  const char *name, *sha256, *runtime; /* as opened; hash of what runs; the library that runs it, with its version */
+  int32_t batch;                       /* clips per network call */
+  int32_t reserved;
+} gc_backend;
+
+GC_API gc_status gc_engine_backend(const gc_engine* engine, gc_backend* backend);
 
 /* Where the engine's packed weights lie: "cache", mapped from a file that was there; "written", the same after packing
  * and writing it; "memory", packed into memory of this process, because there is no usable cache. */
@@ -268,8 +287,16 @@ GC_API gc_status gc_cache_look(const char* model_sha256, gc_cache* cache);
 /* ---- structs with every field at its default ------------------------------------------------------------------ */
 
 static inline gc_options gc_options_default(void) {
-  gc_options o = {(uint32_t)sizeof(gc_options), GC_ABI_VERSION, NULL, NULL, NULL, 0, 0};
+  gc_options o = {(uint32_t)sizeof(gc_options), GC_ABI_VERSION, NULL, NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0};
   return o;
+}
+
+static inline gc_backend gc_backend_default(void) {
+  gc_backend b;
+  memset(&b, 0, sizeof b);
+  b.struct_size = (uint32_t)sizeof(gc_backend);
+  b.version = GC_ABI_VERSION;
+  return b;
 }
 
 static inline gc_sampler gc_sampler_default(void) {

@@ -129,6 +129,9 @@ struct Options {
   std::string device = "cpu", precision = "auto";
   std::string isa;  // empty: the widest that runs here
   int32_t threads = 0;
+  std::string backend = "native";
+  std::string library, plan;  // of other backends; empty: their own choice
+  int32_t batch = 0;
 };
 
 // How threads share the clips of a request (gaitcrafter.h, gc_request.mode); bits do not depend on it.
@@ -175,6 +178,10 @@ class Engine {
     o.precision = options.precision.c_str();
     o.isa = options.isa.empty() ? nullptr : options.isa.c_str();
     o.threads = options.threads;
+    o.backend = options.backend.c_str();
+    o.library = options.library.empty() ? nullptr : options.library.c_str();
+    o.plan = options.plan.empty() ? nullptr : options.plan.c_str();
+    o.batch = options.batch;
     gc_engine* engine = nullptr;
     check(gc_engine_open(path.c_str(), &o, &engine));
     engine_.reset(engine);
@@ -186,6 +193,13 @@ class Engine {
     gc_info i = gc_info_default();
     check(gc_engine_info(get(), &i));
     return i;
+  }
+
+  // Who runs the network, and what; its strings live as long as the engine.
+  gc_backend backend() const {
+    gc_backend b = gc_backend_default();
+    check(gc_engine_backend(get(), &b));
+    return b;
   }
 
   // "cache", "written" or "memory" (gc_engine_weights_from).
