@@ -12,43 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import MODEL, NATIVE, ROOT, Run
 
 from gaitcrafter_rt.bulk import ClipDataset
 from gaitcrafter_rt.bulk.arrow import arrow
 from gaitcrafter_rt.bulk.machine import TIERS, offered, processors
 from gaitcrafter_rt.cli.main import main
 
-ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "tests" / "fixtures" / "tiny-walker"
-
-try:
-    import gaitcrafter_rt._native  # noqa: F401
-except ImportError:
+if not NATIVE:
     pytest.skip("the native engine is not built in this tree", allow_module_level=True)
 
 COMMON = ("--model", MODEL, "--steps", 2, "--seed", 7, "--views", "all", "--identities", "001,002", "--blend", "0.3*001+0.7*003")
 
 
-class Run:
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *args: object) -> tuple[int, str, str]:
-        self._capsys.readouterr()
-        code = main([str(a) for a in args])
-        out, err = self._capsys.readouterr()
-        return code, out, err
-
-    def json(self, *args: object) -> tuple[int, dict]:
-        """What is printed; of a job, which prints lines, the last one."""
-        code, out, err = self(*args, "--json")
-        assert err == ""
-        return code, json.loads(out if out.startswith("{\n") else out.splitlines()[-1])
-
-
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(capsys)
+def run(run: Run) -> Run:
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +37,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_job_is_the_engine_whatever_the_workers(cli: Run, job: Path, tmp_path: Path) -> None:
+def test_a_job_is_the_engine_whatever_the_workers(run: Run, job: Path, tmp_path: Path) -> None:
     from gaitcrafter_rt import Engine
 
     with ClipDataset.open(job) as data:
@@ -69,70 +48,70 @@ def test_a_job_is_the_engine_whatever_the_workers(cli: Run, job: Path, tmp_path:
     np.testing.assert_array_equal(clips.packed, direct.packed)
     assert clips.provenance["sampler"] == direct.provenance["sampler"]
     assert clips.provenance["training_data"] == direct.provenance["training_data"]
-    code, one = cli.json("generate", tmp_path / "one", *COMMON, "--n", 40, "--shard-clips", 16, "--workers", 1, "--threads", 2)
+    code, one = run.told("generate", tmp_path / "one", *COMMON, "--n", 40, "--shard-clips", 16, "--workers", 1, "--threads", 2)
     assert (code, one["made"], one["complete"]) == (0, 40, True)
     for name in ("shards/shard-00000000.parquet", "shards/shard-00000002.parquet", "plan.json"):
         assert (tmp_path / "one" / name).read_bytes() == (job / name).read_bytes()
 
 
-def test_the_clips_of_a_job_are_those_of_the_other_formats(cli: Run, job: Path, tmp_path: Path) -> None:
+def test_the_clips_of_a_job_are_those_of_the_other_formats(run: Run, job: Path, tmp_path: Path) -> None:
     from gaitcrafter_rt import ClipBatch
 
     with ClipDataset.open(job) as data:
         clips = data.read(range(9))
     precision = clips.provenance["engine"]["precision"]
-    assert cli("generate", tmp_path / "few", *COMMON, "--n", 9, "--format", "npz", "--precision", precision)[0] == 0
+    assert run("generate", tmp_path / "few", *COMMON, "--n", 9, "--format", "npz", "--precision", precision)[0] == 0
     few = ClipBatch.load_npz(tmp_path / "few" / "clips.npz")
     np.testing.assert_array_equal(few.packed, clips.packed)
     assert few.conditions == clips.conditions
 
 
-def test_running_again_extending_and_refusing(cli: Run, job: Path) -> None:
-    code, again = cli.json("generate", job, *COMMON, "--n", 40)
+def test_running_again_extending_and_refusing(run: Run, job: Path) -> None:
+    code, again = run.told("generate", job, *COMMON, "--n", 40)
     assert (code, again["made"], again["clips"]) == (0, 0, 40)
-    code, out, err = cli("generate", job, *COMMON, "--n", 41)
+    code, out, err = run("generate", job, *COMMON, "--n", 41)
     assert (code, out) == (2, "")
     assert "--extend grows it" in err
-    code, out, err = cli("generate", job, *COMMON[:3], 3, *COMMON[4:], "--n", 40)
+    code, out, err = run("generate", job, *COMMON[:3], 3, *COMMON[4:], "--n", 40)
     assert code == 2
     assert "sampler.steps: the plan has 2, this command 3" in err
-    code, grown = cli.json("generate", job, *COMMON, "--n", 42, "--extend")
+    code, grown = run.told("generate", job, *COMMON, "--n", 42, "--extend")
     assert (code, grown["made"], grown["clips"]) == (0, 2, 42)
 
 
-def test_verify_and_stats(cli: Run, job: Path) -> None:
-    code, report = cli.json("dataset", "verify", job, "--deep", "--recompute", 3, "--model", MODEL)
+def test_verify_and_stats(run: Run, job: Path) -> None:
+    code, report = run.told("dataset", "verify", job, "--deep", "--recompute", 3, "--model", MODEL)
     assert (code, report["ok"], report["recomputed"]) == (0, True, 3)
-    code, out, _ = cli("dataset", "verify", job / "shards" / "shard-00000000.parquet")
+    code, out, _ = run("dataset", "verify", job / "shards" / "shard-00000000.parquet")
     assert (code, "sound" in out) == (0, True)
-    code, facts = cli.json("dataset", "stats", job)
+    code, facts = run.told("dataset", "stats", job)
     assert (code, facts["complete"], facts["labels"]["view"]) == (0, True, {"000": facts["clips"] // 2, "090": facts["clips"] // 2})
-    out = cli("dataset", "stats", job)[1]
+    out = run("dataset", "stats", job)[1]
     for text in ("tiny-walker", "001=0.3+003=0.7", "ddim, 2 steps"):
         assert text in out
 
 
-def test_verify_names_damage_and_sets_it_aside(cli: Run, tmp_path: Path) -> None:
+def test_verify_names_damage_and_sets_it_aside(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "job"
     short = ("generate", out, *COMMON, "--n", 4, "--workers", 1)
-    assert cli(*short)[0] == 0
+    assert run(*short)[0] == 0
     shard = out / "shards" / "shard-00000000.parquet"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    code, text, _ = cli("dataset", "verify", out, "--set-aside")
+    code, text, _ = run("dataset", "verify", out, "--set-aside")
     assert (code, "shard-00000000.parquet" in text, "not sound" in text) == (4, True, True)
-    code, result = cli.json(*short)
+    code, result = run.told(*short)
     assert (code, result["made"]) == (0, 4)
-    assert cli("dataset", "verify", out)[0] == 0
-    code, _, err = cli("dataset", "verify", tmp_path)
+    assert run("dataset", "verify", out)[0] == 0
+    code, _, err = run("dataset", "verify", tmp_path)
     assert (code, "plan.json" in err) == (4, True)
 
 
-def test_dry_run_measures_and_writes_a_sheet_alone(cli: Run, tmp_path: Path) -> None:
+def test_dry_run_measures_and_writes_a_sheet_alone(run: Run, tmp_path: Path) -> None:
     from PIL import Image
 
-    code, facts = cli.json("generate", tmp_path / "o", *COMMON, "--n", 100000, "--workers", 4, "--dry-run")
+    code, facts = run.told("generate", tmp_path / "o", *COMMON, "--n", 100000, "--workers", 4, "--dry-run")
     assert code == 0
     assert facts["clips"] == 100000
     assert facts["core_hours"] == pytest.approx(4 * facts["hours"])
@@ -141,16 +120,16 @@ def test_dry_run_measures_and_writes_a_sheet_alone(cli: Run, tmp_path: Path) -> 
     assert facts["shards"] == 63
     assert [p.name for p in tmp_path.iterdir()] == ["o-preview.png"]
     assert Image.open(tmp_path / "o-preview.png").size[0] > 100
-    out = cli("generate", tmp_path / "o", *COMMON, "--n", 100, "--dry-run")[1]
+    out = run("generate", tmp_path / "o", *COMMON, "--n", 100, "--dry-run")[1]
     assert "core-hours" in out
     assert (tmp_path / "o-preview-2.png").exists()
-    code, _, err = cli("generate", tmp_path / "o", *COMMON, "--n", 10**10, "--dry-run")
+    code, _, err = run("generate", tmp_path / "o", *COMMON, "--n", 10**10, "--dry-run")
     assert (code, "make room" in err) == (5, True)
 
 
-def test_the_estimate_of_bytes_is_about_right(cli: Run, job: Path, tmp_path: Path) -> None:
+def test_the_estimate_of_bytes_is_about_right(run: Run, job: Path, tmp_path: Path) -> None:
     """Within a third of what such a job really takes."""
-    code, facts = cli.json("generate", tmp_path / "o", *COMMON, "--n", 42, "--shard-clips", 16, "--dry-run")
+    code, facts = run.told("generate", tmp_path / "o", *COMMON, "--n", 42, "--shard-clips", 16, "--dry-run")
     assert code == 0
     real = sum(p.stat().st_size for p in job.rglob("*") if p.is_file())
     assert 2 / 3 < facts["bytes"]["parquet"] / real < 3 / 2
@@ -179,40 +158,40 @@ def test_the_estimate_of_bytes_is_about_right(cli: Run, job: Path, tmp_path: Pat
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
-def test_bad_options_write_nothing(cli: Run, tmp_path: Path, options: list[str], message: str) -> None:
-    code, out, err = cli("generate", tmp_path / "o", "--model", MODEL, *options)
+def test_bad_options_write_nothing(run: Run, tmp_path: Path, options: list[str], message: str) -> None:
+    code, out, err = run("generate", tmp_path / "o", "--model", MODEL, *options)
     assert message in err
     assert (code, out) == (2, "")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_conditions_of_a_table(cli: Run, tmp_path: Path) -> None:
+def test_conditions_of_a_table(run: Run, tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"identity": ["001", "003", None], "view": ["090", "000", "000"]}), tmp_path / "t.parquet")
-    code, result = cli.json("generate", tmp_path / "o", "--model", MODEL, "--steps", 1, "--conditions", tmp_path / "t.parquet")
+    code, result = run.told("generate", tmp_path / "o", "--model", MODEL, "--steps", 1, "--conditions", tmp_path / "t.parquet")
     assert (code, result["clips"]) == (0, 3)
     with ClipDataset.open(tmp_path / "o") as data:
         assert data.read([2, 0]).conditions == [{"view": {"000": 1.0}}, {"identity": {"001": 1.0}, "view": {"090": 1.0}}]
 
 
-def test_a_worker_without_the_plans_tier_refuses_first(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_without_the_plans_tier_refuses_first(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan of another instruction set: made here with the portable one, forced to another, and the other way round."""
     here = offered()
     out = tmp_path / "o"
     command = ("generate", out, "--model", MODEL, "--steps", 1, "--n", 2, "--workers", 1)
-    assert cli(*command, "--isa", "portable")[0] == 0
+    assert run(*command, "--isa", "portable")[0] == 0
     plan = json.loads((out / "plan.json").read_text())
     assert plan["spec"]["engine"]["isa"] == "portable"
     # Any processor has the narrowest one: the same command without --isa takes the plan's.
-    assert cli.json(*command)[1]["made"] == 0
+    assert run.told(*command)[1]["made"] == 0
     if len(here) > 1:
         before = sorted(p.name for p in out.rglob("*"))
         for force in ({"GAITCRAFTER_ISA": here[-1]}, {}):
             for name, value in force.items():
                 monkeypatch.setenv(name, value)
-            code, _, err = cli(*command, *(() if force else ("--isa", here[-1])))
+            code, _, err = run(*command, *(() if force else ("--isa", here[-1])))
             assert code == 6
             assert "made with the instruction set portable" in err
             assert f"would use {here[-1]}" in err
@@ -222,7 +201,7 @@ def test_a_worker_without_the_plans_tier_refuses_first(cli: Run, tmp_path: Path,
         assert sorted(p.name for p in out.rglob("*")) == before
 
 
-def test_a_tier_that_the_processor_lacks(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tier_that_the_processor_lacks(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan's tier is asked of the native engine, which refuses what it cannot do; the message says what would do."""
     from gaitcrafter_rt.bulk import machine
     from gaitcrafter_rt.bulk.filesystem import LocalFileSystem
@@ -231,7 +210,7 @@ def test_a_tier_that_the_processor_lacks(cli: Run, tmp_path: Path, monkeypatch: 
     from gaitcrafter_rt.errors import CapabilityError
 
     out = tmp_path / "o"
-    assert cli("generate", out, "--model", MODEL, "--steps", 1, "--n", 2, "--workers", 1)[0] == 0
+    assert run("generate", out, "--model", MODEL, "--steps", 1, "--n", 2, "--workers", 1)[0] == 0
     plan = read_plan(LocalFileSystem(), Folder(out))
     assert plan is not None
     engine = plan.spec.engine.model_copy(update={"isa": "portable", "precision": "bf16"})
@@ -272,25 +251,25 @@ def test_signals_stop_with_75_and_the_same_command_completes(tmp_path: Path) -> 
     assert sorted(os.listdir(out)) == ["plan.json", "receipts", "shards"]
 
 
-def test_without_the_extra(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence, before a model is opened; the small formats need no pyarrow."""
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     arrow.cache_clear()
     for command in ("generate", "dataset verify", "dataset stats"):
-        code, _, err = cli(*command.split(), tmp_path / "o")
+        code, _, err = run(*command.split(), tmp_path / "o")
         assert code == 6
         assert "pip install 'gaitcrafter-rt[bulk]'" in err
-    code, _, err = cli("generate", tmp_path / "few", "--model", MODEL, "--steps", 1, "--format", "npz")
+    code, _, err = run("generate", tmp_path / "few", "--model", MODEL, "--steps", 1, "--format", "npz")
     assert (code, err) == (0, "")
     arrow.cache_clear()
 
 
 def test_results_are_json(tmp_path: Path) -> None:
-    from jobs import run
+    from jobs import run as run_stub
     from stub import StubEngine
 
     from gaitcrafter_rt.cli.job import as_dict
 
-    result = as_dict(run(tmp_path / "o", StubEngine(poison={100})))
+    result = as_dict(run_stub(tmp_path / "o", StubEngine(poison={100})))
     assert json.loads(json.dumps(result))["quarantined"][0]["clip_index"] == 100
     assert (result["quality"], result["exit_code"]) == ({"failed": 1}, 3)
