@@ -33,8 +33,9 @@ DEFAULT_SWEEP = (
 @click.option("--learning-rate", default=1e-3, show_default=True, help="Highest rate of the one-cycle schedule.")
 @click.option("--seed", default=0, show_default=True, help="Of weights and batches.")
 @click.option("--threads", default=1, show_default=True, help="Threads of torch.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @json_option
-def train_recogniser(data: Path, out: Path, as_json: bool, **options: Any) -> None:
+def train_recogniser(data: Path, out: Path, device: str, as_json: bool, **options: Any) -> None:
     """Train a gait recogniser on the packed set DATA and write it to the new folder OUT (extra: train).
 
     A recogniser judges clips of people that it has never seen, so train it on others than the model's. "set" looks at frames one
@@ -57,7 +58,8 @@ def train_recogniser(data: Path, out: Path, as_json: bool, **options: Any) -> No
             last.update(loss=loss, right=right)
             update(step, of)
 
-        train_judge(PackedClips.open(data), out, settings, progress=tell, command=shlex.join(["gaitcrafter-rt", *sys.argv[1:]]))
+        command = shlex.join(["gaitcrafter-rt", *sys.argv[1:]])
+        train_judge(PackedClips.open(data), out, settings, device=device, progress=tell, command=command)
     if as_json:
         print_json({"judge": str(out), **last})
     else:

@@ -125,7 +125,7 @@ def triplet_loss(features: Tensor, identity: Tensor, margin: float) -> Tensor:
     parts = features.transpose(0, 1)
     distance = torch.cdist(parts, parts)
     same = identity[:, None] == identity[None]
-    positive = same & ~torch.eye(len(identity), dtype=torch.bool)
+    positive = same & ~torch.eye(len(identity), dtype=torch.bool, device=identity.device)
     # [P, anchor, positive, negative]
     loss = torch.relu(margin + distance[:, :, :, None] - distance[:, :, None, :])
     valid = positive[:, :, None] & ~same[:, None, :]

@@ -68,6 +68,26 @@ def compile_rows(settings: SamplerDefaults, diffusion: Diffusion) -> list[Row]:
     return rows
 
 
+def compile_segment(timesteps: list[int], end: int, diffusion: Diffusion, order: int = 2) -> list[Row]:
+    """Rows of DPM-Solver++(2M) through decreasing ``timesteps`` to the noise level of timestep ``end``, -1 for a clean clip.
+
+    A part of a trajectory: its first step is of first order for want of an earlier x0, as is one that ends at a clean clip. With
+    ``order`` 1 all are, which is DDIM.
+    """
+    abar = alphas_cumprod(diffusion.schedule, diffusion.timesteps)
+    bars = [float(abar[t]) for t in timesteps] + [float(abar[end]) if end >= 0 else 1.0]
+    rows = []
+    for i, t in enumerate(timesteps):
+        row = Row(t)
+        _estimate(row, diffusion.prediction, bars[i])
+        if bars[i + 1] == 1.0:
+            row.c_x0 = 1.0
+        else:
+            _dpmpp(row, bars[max(0, i + 1 - order) : i + 1], bars[i + 1])
+        rows.append(row)
+    return rows
+
+
 def run_rows(
     rows: list[Row],
     denoise: Callable[[NDArray[Any], int], NDArray[Any]],
