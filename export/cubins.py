@@ -28,6 +28,7 @@ PTX_CAPABILITY = 80  # its PTX runs on every later chip
 _TYPES = {
     torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int64: "i64", torch.int32: "i32", torch.uint8: "u8",
 }  # fmt: skip
+_CODE = ("KH", "STRIDE", "SPREAD", "FLAT", "T", "TILE", "CP", "WIDTH", "FOLD", "BLOCK_M", "BLOCK_N", "BLOCK_K")
 OPTIONAL_VECTORS = ("bias", "film", "null", "limit", "history")
 _PRODUCTS = re.compile(r"\b(UTC[A-Z0-9]*MMA|Q?HGMMA|HMMA|DMMA|IMMA)\b")
 
@@ -93,11 +94,11 @@ def distinct(launches: Iterable[Launch]) -> list[Launch]:
 
 
 def variants(launches: Iterable[Launch]) -> list[Launch]:
-    """The costliest launch of every kernel and of every shape of its code: kernel size, stride, and which tensors are there."""
+    """The costliest launch of every kernel and of every shape of its code: tiles, kernel size, stride, which tensors are there."""
     found: dict[tuple[Any, ...], Launch] = {}
     for launch in launches:
         present = tuple(name for name, tensor in launch.tensors.items() if tensor is not None and name not in OPTIONAL_VECTORS)
-        shape = (launch.name, present, *(launch.constants.get(k) for k in ("KH", "STRIDE", "SPREAD", "FLAT", "T", "NOISE")))
+        shape = (launch.name, present, *(launch.constants.get(k) for k in _CODE))
         if shape not in found or launch.flops > found[shape].flops:
             found[shape] = launch
     return list(found.values())

@@ -56,19 +56,24 @@ class Engine:
         precision: str = "auto",
         threads: int | None = None,
         isa: str | None = None,
-        backend: str = "native",
+        backend: str | None = None,
         batch: int | None = None,
         library: str | None = None,
         plan: str | None = None,
+        conv: str = "triton",
+        graphs: bool = True,
     ) -> None:
-        """Open a model folder; see :meth:`from_pretrained`. ``isa`` (portable, avx2, avx512) is for tests and benchmarks."""
+        """Open a model folder; see :meth:`from_pretrained`. ``isa`` (portable, avx2, avx512) is for tests and benchmarks.
+
+        On the torch engine ``isa`` is that of an earlier engine whose bits are wanted; ``graphs=False`` runs without CUDA graphs.
+        """
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 256):
             raise InvalidRequestError(f"threads is {threads!r}; allowed are 1 to 256, or None for one per processor")
         if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= 256):
             raise InvalidRequestError(f"batch is {batch!r}; allowed are 1 to 256, or None for the backend's own")
+        backend = backend or _default(device, isa)
         self._native = open_runner(
-            path,
-            Options(backend, device, precision, threads or 0, isa, batch or 0, library, plan),
+            path, Options(backend, device, precision, threads or 0, isa, batch or 0, library, plan, conv, graphs)
         )
         self.info: dict[str, Any] = self._native.info
         self.vocabulary = Vocabulary(
@@ -84,23 +89,26 @@ class Engine:
         device: str = "cpu",
         precision: str = "auto",
         threads: int | None = None,
-        backend: str = "native",
+        backend: str | None = None,
         batch: int | None = None,
         library: str | None = None,
         plan: str | None = None,
+        conv: str = "triton",
     ) -> Engine:
         """Open a model package (a folder) or a model that ships with gaitcrafter_rt (a name).
 
-        ``backend`` is who runs the network: "native", the engine of this package on the CPU, or one of docs/export.md, which
-        take ``batch`` (clips per network call, 1..256; None: the backend's own), ``library`` (path of the backend's shared
-        library, where it is not found by itself) and ``plan`` (a built TensorRT engine).
+        ``backend`` is who runs the network: "native", the engine of this package on the CPU; "torch", on a GPU (and on a CPU its
+        reference), with ``conv`` triton, torch or auto (docs/gpu.md); None: the torch engine for a device cuda or cuda:N, else the
+        native one; or one of docs/export.md. All but native take ``batch`` (clips per network call, 1..256; None: the backend's
+        own), those of docs/export.md ``library`` (path of the backend's shared library, where it is not found by itself) and
+        ``plan`` (a built TensorRT engine).
 
         Raises ModelFormatError or UnsupportedVersionError for a bad package, CapabilityError for a device or precision
         that this build lacks, InvalidRequestError for a bad number of threads (1..256; None: one per processor).
         """
         return cls(
             resolve_model(path_or_name), device=device, precision=precision, threads=threads, backend=backend, batch=batch,
-            library=library, plan=plan,
+            library=library, plan=plan, conv=conv,
         )  # fmt: skip
 
     @property
@@ -110,8 +118,8 @@ class Engine:
 
     @property
     def build(self) -> str:
-        """sha256 of the native library: equal builds make equal bits on one instruction set."""
-        return engine_build()
+        """sha256 of the native library, or of what another backend consists of: equal builds make equal bits on one ``isa``."""
+        return getattr(self._native, "build", None) or engine_build()
 
     def resolve_sampler(
         self, *, sampler: str | None = None, steps: int | None = None, eta: float | None = None, guidance: float | None = None,
@@ -292,6 +300,11 @@ class Engine:
             },
             **{k: i["provenance"][k] for k in ("training_data", "training_data_terms", "identities")},
         }
+
+
+def _default(device: str, isa: str | None) -> str:
+    """The backend of a device where none is named."""
+    return "torch" if device.partition(":")[0] == "cuda" or (isa or "").startswith("torch-") else "native"
 
 
 def _shifted(progress: ProgressCallback, clips_before: int, clips_total: int, steps: int) -> ProgressCallback:

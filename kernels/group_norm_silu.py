@@ -53,6 +53,13 @@ def film_silu(x: torch.Tensor, scale_shift: torch.Tensor | None, frames: int) ->
     return F.silu(torch.addcmul(shift, x, scale + 1))
 
 
+def moments_of(x: torch.Tensor) -> torch.Tensor:
+    """``moments [N, tiles, 2, C]`` of ``x [N, C, H, W]`` in plain operations, at least fp32; tiles are those of ``site_tile``."""
+    sites = x.permute(0, 2, 3, 1).flatten(1, 2).to(torch.promote_types(x.dtype, torch.float32))
+    parts = [(part.mean(1), part.var(1, correction=0) * part.shape[1]) for part in sites.split(site_tile(sites.shape[1]), dim=1)]
+    return torch.stack([torch.stack(pair, dim=1) for pair in parts], dim=1)
+
+
 @jit
 def _moments(x, moments, SITES: tl.constexpr, C: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr, BLOCK_C: tl.constexpr):
     """moments [N, TILES, 2, C]: mean and sum of squared deviations of every channel over a tile of one image's pixels."""
@@ -242,6 +249,20 @@ def launch_rms(x: Tensor, gamma: Tensor, film: Tensor | None, residual: Tensor |
         l2_bytes=(2 + (residual is not None)) * x.numel() * x.element_size(),
     )  # fmt: skip
     return y
+
+
+@torch.library.custom_op("gaitcrafter::channel_moments", mutates_args=())
+def channel_moments(x: Tensor) -> Tensor:
+    """``moments [N, tiles, 2, C]`` fp32: every channel's mean and squared deviations over tiles of ``site_tile`` pixels."""
+    return launch_moments(x)[0] if use_kernel(x) else moments_of(x)
+
+
+@channel_moments.register_fake
+def _(x):
+    if is_recording():
+        return launch_moments(x)[0]
+    n, c, h, w = x.shape
+    return x.new_empty((n, -(-h * w // site_tile(h * w)), 2, c), dtype=torch.float32)
 
 
 @torch.library.custom_op("gaitcrafter::group_norm_silu", mutates_args=())

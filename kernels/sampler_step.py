@@ -193,7 +193,7 @@ class DeviceTable:
             terms = ((PREV1, row.c_prev1), (PREV2, row.c_prev2), (RAW, row.c_raw), (NOISE, row.c_noise))
             integers[i, 2] = i % 2 * NEWEST + bound + keeps + sum(flag for flag, coefficient in terms if coefficient)
         tensors = (torch.from_numpy(values).to(device) for values in (numbers, integers))
-        return cls(*tensors, is_dynamic=settings.thresholding == "dynamic")
+        return cls(next(tensors), next(tensors), settings.thresholding == "dynamic")
 
 
 def as_signed(values: NDArray[np.uint64], device: torch.device | str) -> Tensor:

@@ -260,7 +260,10 @@ def launch_attend(
     check_offsets(sequences * length * width)
     y = empty_channels_last(qkv, n, heads * d, h, w)
     tile, dp = min(64 if qkv.element_size() == 2 else 32, padded(length)), padded(d)  # fp32 takes more registers
-    s = max(1, min(128 // tile, next_power_of_2(sequences), 4))
+    # Half precision: so few rows that a warp, for the longest tile two, holds them. fp32 takes more registers.
+    is_half = qkv.element_size() == 2
+    s = max(1, min((64 if is_half else 128) // tile, next_power_of_2(sequences), 4))
+    warps = tile // 32 or 1 if is_half else 4 if s * tile >= 64 else 1
     tiles, query_tiles = -(-sequences // s), -(-length // tile)
     groups = n * h * w // (sequences * length)
     cos, sin = rotary or (None, None)
@@ -268,7 +271,7 @@ def launch_attend(
         _attend, (groups * tiles * query_tiles, heads), dict(qkv=qkv, bias=bias, cos=cos, sin=sin, y=y),
         dict(SEQUENCES=sequences, L=length, STEP=step, NEXT=after, HEADS=heads, D=d, PAIRS=0 if cos is None else cos.shape[1],
              TILES=tiles, QUERY_TILES=query_tiles, S=s, T=tile, DP=dp, UPCAST=upcast(qkv)),
-        warps=4 if s * tile >= 64 else 1, flops=4 * n * h * w * heads * length * d,
+        warps=warps, flops=4 * n * h * w * heads * length * d,
         l2_bytes=n * h * w * heads * d * (2 + 2 * query_tiles) * qkv.element_size(),
     )  # fmt: skip
     return y
@@ -278,9 +281,9 @@ LARGEST_BLOCK_WIDTH = 64  # channels that stage 2 takes; at 128 it spills regist
 LARGEST_BLOCK_FRAMES = 64
 
 
-def block_fits(channels: int, frames: int, dim_head: int) -> bool:
-    """Whether stage 2 takes this attention; wider or longer ones go through stage 1, which holds less in registers."""
-    return channels <= LARGEST_BLOCK_WIDTH and frames <= LARGEST_BLOCK_FRAMES and dim_head <= 64
+def block_fits(channels: int, frames: int, dim_head: int, dtype: torch.dtype) -> bool:
+    """Whether stage 2 takes this attention; wider or longer ones, and fp32, go through stage 1, which holds less in registers."""
+    return channels <= LARGEST_BLOCK_WIDTH and frames <= LARGEST_BLOCK_FRAMES and dim_head <= 64 and dtype.itemsize == 2
 
 
 def pack_block(to_qkv: Tensor, to_out: Tensor, heads: int) -> tuple[Tensor, Tensor]:

@@ -14,12 +14,16 @@ from ..install import native
 # Name to (module, function of the module). The function takes (path, Options) and returns a Runner.
 BACKENDS: dict[str, tuple[str, str]] = {
     "native": (".", "open_native"),
+    "torch": ("..torch_engine", "open_torch"),
 }
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a model is opened; see ``Engine.from_pretrained``. ``batch`` 0 and ``library`` None are the backend's own choice."""
+    """How a model is opened; see ``Engine.from_pretrained``. ``batch`` 0 and ``library`` None are the backend's own choice.
+
+    ``conv`` and ``graphs`` belong to the torch engine; a backend refuses what it does not have.
+    """
 
     backend: str = "native"
     device: str = "cpu"
@@ -29,6 +33,8 @@ class Options:
     batch: int = 0
     library: str | None = None
     plan: str | None = None
+    conv: str = "triton"
+    graphs: bool = True
 
 
 class Runner(Protocol):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 NO_GPU = 77
-SECTIONS = ("compile", "limits", "kernels", "networks", "launches")
+SECTIONS = ("compile", "limits", "kernels", "engine", "networks", "launches", "peers")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path(), help="folder of gpu-report.json and gpu-report.md (default: here)")
     parser.add_argument("--dtypes", default="bf16,fp16,fp32", help="types of the kernel and network parity (default: all)")
     parser.add_argument("--quick", action="store_true", help="fewer batch sizes, no torch.compile")
+    parser.add_argument("--compile", default="walker,paper", help="networks that torch.compile takes part in (default: both)")
+    parser.add_argument("--commit", help="the commit to write into the report, where this is no git checkout")
     options = parser.parse_args(arguments)
     only, dtypes = ([name for name in text.split(",") if name] for text in (options.only, options.dtypes))
     for given, allowed in ((only, SECTIONS), (dtypes, ("bf16", "fp16", "fp32"))):
@@ -29,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     if (reason := no_gpu()) is not None:
         print(f"gpu-check: {reason}; nothing was run")
         return NO_GPU
-    return Check(dtypes, options.quick, options.out).run(only)
+    compiled = [] if options.quick else options.compile.split(",")
+    return Check(dtypes, options.quick, options.out, options.commit, compiled).run(only)
 
 
 def no_gpu() -> str | None:
@@ -50,6 +53,8 @@ class Check:
     dtypes: list[str]
     quick: bool
     out: Path
+    commit: str | None = None
+    compiled: list[str] = field(default_factory=list)
     report: dict[str, Any] = field(default_factory=dict)
 
     def run(self, only: list[str]) -> int:
@@ -59,7 +64,7 @@ class Check:
         from . import report as reporting
 
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # eager fp32 is the measure of ours
-        self.report = {"machine": reporting.machine(), "quick": self.quick, "sections": {}}
+        self.report = {"machine": reporting.machine(self.commit), "quick": self.quick, "sections": {}}
         for name in (s for s in SECTIONS if s in only):
             began = time.perf_counter()
             try:
@@ -107,8 +112,28 @@ class Check:
         """Whole networks: parity and time of one call."""
         from .networks import section
 
+        compile_at = {name: batch for name, batch in (("walker", 32), ("paper", 8)) if name in self.compiled}
+        return section(self.batches(), self.dtypes, compile_at, self._limits()["product_flops"])
+
+    def engine(self) -> dict[str, Any]:
+        """The torch engine end to end."""
+        from .engine import section
+
+        return section(self.dtypes, self.batches())
+
+    def peers(self) -> dict[str, Any]:
+        """Other runtimes, where they are installed."""
+        from .peers import section
+
+        return section([1, 32])
+
+    def batches(self) -> dict[str, list[int]]:
+        """Batch sizes that are timed, by network."""
         few, many = {"walker": [1, 32], "paper": [1, 8]}, {"walker": [1, 8, 32, 128], "paper": [1, 8, 32]}
-        return section(few if self.quick else many, self.dtypes, not self.quick)
+        return few if self.quick else many
+
+    def _limits(self) -> dict[str, Any]:
+        return self.report["sections"].get("limits") or self.limits()
 
     def launches(self) -> dict[str, Any]:
         """Every launch of both networks alone."""
@@ -117,7 +142,7 @@ class Check:
         from .launches import section
         from .networks import paper_config, walker
 
-        limits = self.report["sections"].get("limits") or self.limits()
+        limits = self._limits()
         configs = {"paper": (paper_config(), 8), "walker": (walker().config, 32)}
         return section(configs, limits["copy_bytes_per_s"], limits["product_flops"], torch.bfloat16)
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ..kernels.conv2d import conv2d, pack_conv, pack_conv_transpose
-from ..kernels.group_norm_silu import affine_silu, group_norm_silu, norm_affine, rms_norm_silu
+from ..kernels.group_norm_silu import affine_silu, channel_moments, group_norm_silu, norm_affine, rms_norm_silu
 from ..kernels.launch import Launch, recording, site_tile
+from ..kernels.linear import norm_linear
 from ..kernels.spatial_attention import attend_sites
-from ..kernels.spatial_linear_attention import linear_attend
+from ..kernels.spatial_linear_attention import linear_attend, linear_block, pack_linear_block
 from ..kernels.temporal_attention import attend_frames, pack_block, rotary_tables, temporal_block
 from ..kernels.temporal_conv import pack_temporal_conv, temporal_conv_block
 
@@ -49,12 +50,18 @@ class Case:
     op: Callable[..., Any]
     name: str
     build: Callable[[Maker], tuple[Any, ...]]
+    halves_only: bool = False  # fp32 goes another way
+
+
+def cases(dtype: torch.dtype) -> list[Case]:
+    """Those that the networks have in this type."""
+    return [case for case in PAPER + WALKER if dtype.itemsize == 2 or not case.halves_only]
 
 
 def recorded(dtype: torch.dtype) -> list[Launch]:
     """The launches of all cases, nothing run."""
     with recording() as recorder:
-        for case in PAPER + WALKER:
+        for case in cases(dtype):
             case.op(*case.build(Maker(dtype, "meta")))
     return recorder.launches
 
@@ -89,6 +96,30 @@ def _conv_layer_norm(side: int, c: int, co: int) -> Case:
         return m.image(c, side), None, pack_conv(m.weight(co, c, 1, 1, terms=c)), None, 1, None, m.vector(c)
 
     return Case(conv2d, f"1x1 {c}->{co} at {side}, LayerNorm on load", build)
+
+
+def _conv_small(side: int, ci: int, co: int) -> Case:
+    def build(m: Maker) -> tuple[Any, ...]:
+        packed = pack_conv(m.weight(co, ci, 3, 3, terms=ci * 9))
+        return m.image(ci, side), None, packed, m.vector(co), 1, None, None, None, None, True, None, FRAMES
+
+    return Case(conv2d, f"3x3 {ci}->{co} at {side}, several frames a tile", build)
+
+
+def _projection(side: int, c: int, co: int) -> Case:
+    return Case(norm_linear, f"{c}->{co} at {side}", lambda m: (m.image(c, side), m.vector(c), m.weight(c, co, terms=c)))
+
+
+def _linear_block(side: int, c: int, heads: int, d: int) -> Case:
+    def build(m: Maker) -> tuple[Any, ...]:
+        weights = pack_linear_block(m.weight(3 * heads * d, c, terms=c), m.weight(c, heads * d, terms=heads * d), heads)
+        return m.image(c, side), m.vector(c), *weights, m.vector(c), d
+
+    return Case(linear_block, f"{c} channels, {heads} heads of {d} at {side}", build)
+
+
+def _channel_moments(side: int, c: int) -> Case:
+    return Case(channel_moments, f"{c} channels at {side}", lambda m: (m.image(c, side),))
 
 
 def _transpose(side: int, c: int) -> Case:
@@ -134,7 +165,7 @@ def _block(side: int, c: int, heads: int, d: int) -> Case:
         weights = pack_block(m.weight(3 * heads * d, c, terms=c), m.weight(c, heads * d, terms=heads * d), heads)
         return m.image(c, side), m.vector(c), *weights, FRAMES, d, *_positions(m, heads, d)
 
-    return Case(temporal_block, f"{c} channels, {heads} heads of {d} at {side}", build)
+    return Case(temporal_block, f"{c} channels, {heads} heads of {d} at {side}", build, halves_only=True)
 
 
 def _frames(side: int, heads: int, d: int) -> Case:
@@ -164,14 +195,17 @@ def _temporal_conv(side: int, c: int) -> Case:
 
 
 PAPER = [
-    _conv(64, 1, 64, 7), _conv(64, 64, 64, 3), _conv_after_norm(64, 64), _conv_after_norm(32, 128), _conv_after_norm(16, 256),
-    _conv_after_norm(8, 512), _conv(64, 64, 64, 4, 2), _conv(16, 256, 256, 4, 2), _transpose(32, 64), _transpose(8, 256),
-    _conv_two_inputs(64, 64, 64, 3), _conv_two_inputs(64, 64, 64, 1), _conv_two_inputs(8, 512, 256, 3),
-    _conv_layer_norm(64, 64, 768), _conv_layer_norm(8, 512, 768), _conv(64, 64, 1, 1), _group_norm(64, 64, "clip"),
-    _group_norm(8, 512, "clip"), _rms_norm(64, 64), _rms_norm(8, 512), _moments(64, 64), _moments(8, 512), _affine(64, 64),
-    _block(64, 64, 8, 32), _frames(32, 8, 32), _frames(8, 8, 32), _sites(8, 8, 32), _linear(64, 64, 8, 32), _linear(8, 512, 8, 32),
+    _conv(64, 1, 64, 7), _conv(64, 64, 64, 3), _conv_after_norm(64, 64), _conv(32, 128, 128, 3), _conv(16, 256, 256, 3),
+    _conv_after_norm(8, 512), _conv_small(8, 512, 512), _conv(64, 64, 64, 4, 2), _conv(16, 256, 256, 4, 2), _transpose(32, 64),
+    _transpose(8, 256), _conv_two_inputs(64, 64, 64, 3), _conv_two_inputs(64, 64, 64, 1), _conv_two_inputs(8, 512, 256, 3),
+    _conv_layer_norm(8, 512, 768), _projection(64, 64, 768), _projection(32, 128, 768), _projection(16, 256, 768),
+    _projection(8, 512, 768), _conv(64, 64, 1, 1), _group_norm(64, 64, "clip"), _group_norm(8, 512, "clip"), _rms_norm(64, 64),
+    _rms_norm(8, 512), _channel_moments(64, 64), _moments(64, 64), _moments(8, 512), _affine(64, 64), _block(64, 64, 8, 32),
+    _frames(32, 8, 32), _frames(8, 8, 32), _sites(8, 8, 32), _linear(64, 64, 8, 32), _linear(8, 512, 8, 32),
+    _linear_block(64, 64, 8, 32), _linear_block(32, 128, 8, 32),
 ]  # fmt: skip
 WALKER = [
-    _conv(16, 16, 32, 3), _conv_after_norm(16, 32), _conv_after_norm(4, 128), _group_norm(16, 32, "frame"), _moments(4, 128),
-    _temporal_conv(16, 32), _block(8, 64, 4, 16), _frames(4, 4, 16), _sites(4, 4, 16), _conv(16, 32, 32, 4, 2), _transpose(4, 64),
+    _conv(16, 16, 32, 3), _conv(16, 32, 32, 3), _conv_small(4, 128, 128), _projection(4, 128, 192), _group_norm(16, 32, "frame"),
+    _moments(4, 128), _temporal_conv(16, 32), _block(8, 64, 4, 16), _frames(4, 4, 16), _sites(4, 4, 16), _conv(16, 32, 32, 4, 2),
+    _transpose(4, 64),
 ]  # fmt: skip

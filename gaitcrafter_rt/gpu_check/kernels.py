@@ -11,7 +11,7 @@ from torch import Tensor
 from ..kernels.launch import plain_torch
 from ..kernels.sampler_step import as_signed, initial_noise, pack_clips, threshold_level
 from ..samplers.noise_reference import normals
-from .kernel_cases import PAPER, WALKER, Case, Maker
+from .kernel_cases import Case, Maker, cases
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # Added to twice eager's loss, as a share of the largest value: half a unit in the last place, where rounding may fall either way.
@@ -20,7 +20,7 @@ TINY = {torch.float32: 2.0**-22, torch.float16: 2.0**-12, torch.bfloat16: 2.0**-
 
 def section(dtypes: list[str]) -> dict[str, Any]:
     """Rows of all cases and dtypes, with what failed."""
-    rows = [row for name in dtypes for case in PAPER + WALKER for row in check(case, name)]
+    rows = [row for name in dtypes for case in cases(DTYPES[name]) for row in check(case, name)]
     rows += noise_rows()
     return {"rows": rows, "failures": [f"{r['op']} {r['case']} {r['dtype']}: {r['why']}" for r in rows if r["why"]]}
 

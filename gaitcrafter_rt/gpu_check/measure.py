@@ -54,8 +54,17 @@ def summary(seconds: list[float]) -> dict[str, Any]:
 def compare(works: dict[str, Callable[[], object]], rounds: int = 9) -> dict[str, dict[str, Any]]:
     """Time every contestant once per round, by turns, so that a change of clock meets all of them.
 
-    Each runs as a CUDA graph; one that cannot be captured (it copies from the host) runs as it is, and its row says so.
+    Each runs as a CUDA graph; one that cannot be captured (it copies from the host) runs as it is, and its row says so. One that
+    does not run at all is ``{"absent": why}``, except the first, which raises.
     """
+    absent: dict[str, dict[str, Any]] = {}
+    for name, work in list(works.items())[1:]:
+        try:
+            work()
+            torch.cuda.synchronize()
+        except Exception as e:
+            absent[name] = {"absent": f"{type(e).__name__}: {str(e)[:200]}"}
+    works = {name: work for name, work in works.items() if name not in absent}
     replays: dict[str, tuple[Callable[[], object], int]] = {}
     graphs: dict[str, bool] = {}
     for name, work in works.items():
@@ -72,7 +81,7 @@ def compare(works: dict[str, Callable[[], object]], rounds: int = 9) -> dict[str
     for _ in range(rounds):
         for name, (replay, repeats) in replays.items():
             times[name].append(once(replay) / repeats)
-    return {name: {**summary(values), "graph": graphs[name]} for name, values in times.items()}
+    return {**{name: {**summary(values), "graph": graphs[name]} for name, values in times.items()}, **absent}
 
 
 def bandwidth() -> float:

@@ -1,23 +1,30 @@
-"""Whole networks on the GPU: the fused U-Net beside the reference module, eager and compiled."""
+"""Whole networks on the GPU: the fused U-Net beside the reference module, eager, with torch's fused attention, and compiled."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import ModelConfig, SamplerDefaults, paper_preset
 from ..export.onnx import example_inputs
+from ..kernels import spatial_attention, temporal_attention
 from ..models import resolve_model
+from ..nn import unet as unet_module
 from ..nn.denoiser import load_unet
-from ..nn.fused import FusedUNet
+from ..nn.fused import FusedUNet, route_convolutions
 from ..nn.unet import UNet3D
 from .kernels import DTYPES
 from .measure import compare
+
+COMPILE_SECONDS = 100  # torch.compile of one network gets no longer
 
 
 def paper_config() -> ModelConfig:
@@ -51,12 +58,14 @@ def forward_parity(model: UNet3D, dtypes: list[str], batch: int = 2) -> dict[str
     found: dict[str, Any] = {}
     for name in dtypes:
         dtype = DTYPES[name]
-        ours = FusedUNet(model, dtype).cuda()(x, t, labels)
-        eager = copy.deepcopy(model).to(dtype).cuda()(x.to(dtype), t, labels)
-        found[name] = {"ours": _distance(ours, exact), "eager": _distance(eager, exact)}
-        found[name]["why"] = "" if found[name]["ours"] <= 2 * found[name]["eager"] else "more than twice eager's loss"
-        if not ours.isfinite().all():
-            found[name]["why"] = "not finite"
+        eager = _distance(copy.deepcopy(model).to(dtype).cuda()(x.to(dtype), t, labels), exact)
+        for conv in ("triton", "torch"):
+            ours = route_convolutions(FusedUNet(copy.deepcopy(model), dtype).cuda(), conv)(x, t, labels)
+            row = found[f"{name}, {conv} convolutions"] = {"ours": _distance(ours, exact), "eager": eager, "why": ""}
+            if not ours.isfinite().all():
+                row["why"] = "not finite"
+            elif row["ours"] > 2 * eager + 2e-7:
+                row["why"] = "more than twice eager's loss"
     return found
 
 
@@ -64,22 +73,88 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return ((a.double() - b).norm() / b.norm()).item()
 
 
-def contestants(model: UNet3D, batch: int, compiled: bool) -> dict[str, Callable[[], object]]:
-    """One call of the network in bf16, by name."""
+@contextlib.contextmanager
+def peers_at_their_best(model: UNet3D) -> Iterator[None]:
+    """The reference keeps the position bias in place of copying it from the host in every call: so it can become a CUDA graph."""
+    saved = getattr(unet_module, "position_bias")  # noqa: B009
+    if model.position_bias is not None:
+        u = model.config.unet
+        weight = model.position_bias.weight.detach().cuda()
+        kept = saved(weight, model.config.clip.frames, u.position_max_distance).bfloat16()
+        setattr(unet_module, "position_bias", lambda weight, frames, distance: kept)  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(unet_module, "position_bias", saved)  # noqa: B010
+
+
+@contextlib.contextmanager
+def fused_attention() -> Iterator[None]:
+    """The reference's attention by scaled_dot_product_attention."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        mask = None if bias is None else bias.to(q.dtype)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)  # q is scaled already
+
+    saved = temporal_attention.attention
+    temporal_attention.attention = spatial_attention.attention = attend  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        temporal_attention.attention = spatial_attention.attention = saved  # type: ignore[attr-defined]
+
+
+def contestants(model: UNet3D, batch: int) -> dict[str, Callable[[], object]]:
+    """One call of the network in bf16, by name: the fused network with three choices of convolution, eager, eager with SDPA."""
     x, t, labels = inputs(model.config, batch)
-    fused = FusedUNet(model, torch.bfloat16).cuda()
-    plain = copy.deepcopy(model).bfloat16().cuda().to(memory_format=torch.channels_last)
-    half = x.bfloat16()
-    works: dict[str, Callable[[], object]] = {"ours": lambda: fused(x, t, labels), "eager": lambda: plain(half, t, labels)}
-    if compiled:
-        fast = torch.compile(plain)
-        works["compile"] = lambda: fast(half, t, labels)
+    half, works = x.bfloat16(), {}
+    for conv in ("triton", "auto", "torch"):
+        fused = route_convolutions(FusedUNet(copy.deepcopy(model), torch.bfloat16).cuda(), conv)
+        works["ours" if conv == "triton" else f"ours, {conv} convolutions"] = _call(fused, x, t, labels)
+    plain = _plain(model)
+    works["eager"] = _call(plain, half, t, labels)
+
+    def with_sdpa() -> object:
+        with fused_attention():
+            return plain(half, t, labels)
+
+    works["eager, SDPA"] = with_sdpa
     return works
 
 
+def _call(model: Callable[..., Any], *given: Any) -> Callable[[], object]:
+    return lambda: model(*given)
+
+
+def _plain(model: UNet3D) -> UNet3D:
+    return copy.deepcopy(model).bfloat16().cuda().to(memory_format=torch.channels_last)
+
+
+def compiled(model: UNet3D, batch: int) -> dict[str, Callable[[], object]]:
+    """The reference by torch.compile, compiled here. Raises TimeoutError after COMPILE_SECONDS."""
+    x, t, labels = inputs(model.config, batch)
+    fast, half = torch.compile(_plain(model), dynamic=False), x.bfloat16()
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError(f"torch.compile took longer than {COMPILE_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(COMPILE_SECONDS)
+    try:
+        fast(half, t, labels)
+        torch.cuda.synchronize()
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    return {"torch.compile": _call(fast, half, t, labels)}
+
+
 @torch.no_grad()
-def section(batches: dict[str, list[int]], dtypes: list[str], compiled: bool = True) -> dict[str, Any]:
-    """Parity of one call, then milliseconds of one call per batch size; with CUDA graphs, and eager also without."""
+def section(batches: dict[str, list[int]], dtypes: list[str], compile_at: dict[str, int], products: float) -> dict[str, Any]:
+    """Parity of one call; milliseconds of one call per batch size, everything as a CUDA graph that can be one.
+
+    ``compile_at``: the batch at which torch.compile takes part, by network; ``products``: the measured rate of a large product.
+    """
     rows, parity, failures = [], {}, []
     for name, model in (("walker", walker()), ("paper", paper())):
         try:
@@ -88,11 +163,33 @@ def section(batches: dict[str, list[int]], dtypes: list[str], compiled: bool = T
         except Exception as e:
             failures.append(f"{name} parity: {type(e).__name__}: {str(e)[:300]}")
         for batch in batches.get(name, []):
+            row: dict[str, Any] = {"network": name, "batch": batch}
+            rows.append(row)
             try:
-                works = contestants(model, batch, compiled)
-                torch.cuda.reset_peak_memory_stats()
-                rows.append({"network": name, "batch": batch, **compare(works, rounds=5)})
+                with peers_at_their_best(model):
+                    row |= compare(contestants(model, batch), rounds=5)
+                    if compile_at.get(name) == batch:
+                        row |= _compiled(model, batch)
             except Exception as e:
                 failures.append(f"{name} batch {batch}: {type(e).__name__}: {str(e)[:300]}")
+            row["rate_share"] = _share(model.config, batch, row, products)
             torch.cuda.empty_cache()
     return {"rows": rows, "parity": parity, "failures": failures}
+
+
+def _compiled(model: UNet3D, batch: int) -> dict[str, Any]:
+    """Not ours, so its failure is an entry and not a failure of the check."""
+    try:
+        return compare(compiled(model, batch), rounds=5)
+    except Exception as e:
+        return {"torch.compile": {"absent": f"{type(e).__name__}: {str(e)[:200]}"}}
+
+
+def _share(config: ModelConfig, batch: int, row: dict[str, Any], products: float) -> float | None:
+    """Of the product rate, by the operations of our launches."""
+    from ..export.launches import network_launches
+
+    if "us" not in row.get("ours", {}):
+        return None
+    flops = sum(launch.flops for launch in network_launches(config, batch))
+    return flops / (row["ours"]["us"] / 1e6) / products

@@ -11,7 +11,7 @@ from typing import Any
 from ..install import version
 
 
-def machine() -> dict[str, Any]:
+def machine(commit: str | None = None) -> dict[str, Any]:
     """GPU, driver and versions, commit and date."""
     import torch
 
@@ -26,7 +26,7 @@ def machine() -> dict[str, Any]:
     except ImportError:
         found["triton"] = None
     found["driver"] = _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()[:1]
-    found |= {"gaitcrafter_rt": version(), "commit": _said("git", "rev-parse", "HEAD") or "unknown"}
+    found |= {"gaitcrafter_rt": version(), "commit": commit or _said("git", "rev-parse", "HEAD") or "unknown"}
     found["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return found
 
@@ -75,19 +75,53 @@ def tables(name: str, found: dict[str, Any]) -> list[str]:
               r["registers"], r["spills"], r["shared"]] for r in costliest_first(found["rows"])],
         )  # fmt: skip
     if name == "networks":
-        lines = []
-        for network, parity in found["parity"].items():
-            lines += [f"{network}: " + "; ".join(f"{k} {_e(v['ours'])} (eager {_e(v['eager'])})" for k, v in parity.items()), ""]
-        names = [k for k in ("ours", "eager", "compile") if any(k in r for r in found["rows"])]
-        rows = [[r["network"], r["batch"], *(_ms(r.get(k)) for k in names)] for r in found["rows"]]
-        return lines + table(["network", "batch", *(f"{k} ms" for k in names)], rows)
+        return networks(found)
+    if name == "engine":
+        return engine(found)
+    if name == "peers":
+        rows = [[r["peer"], r.get("batch", ""), r.get("dtype", ""), _ms(r), _e(r.get("largest_error"))] for r in found["rows"]]
+        return table(["peer", "batch", "dtype", "ms per network call", "largest error"], rows)
     return []
+
+
+def networks(found: dict[str, Any]) -> list[str]:
+    """Milliseconds of one network call."""
+    lines = []
+    for network, parity in found["parity"].items():
+        lines += [f"{network}: " + "; ".join(f"{k} {_e(v['ours'])} (eager {_e(v['eager'])})" for k, v in parity.items()), ""]
+    names = list(dict.fromkeys(k for row in found["rows"] for k, v in row.items() if isinstance(v, dict)))
+    rows = [
+        [r["network"], r["batch"], "" if r.get("rate_share") is None else f"{r['rate_share']:.0%}", *(_ms(r.get(k)) for k in names)]
+        for r in found["rows"]
+    ]
+    return lines + table(["network", "batch", "ours, share of the product rate", *(f"{k}, ms" for k in names)], rows)
+
+
+def engine(found: dict[str, Any]) -> list[str]:
+    """What the engine section found."""
+    agreement = [[r["what"], f"{r['pixels']:.5f}", f"{r['iou']:.4f}"] for r in found.get("parity", []) + found.get("samplers", [])]
+    lines = table(["beside the native engine in fp32", "equal pixels", "mean IoU"], agreement)
+    bits = [[r["what"], r.get("clips", ""), r.get("differ", "")] for r in found.get("determinism", [])]
+    lines += table(["equal bits", "clips", "that differ"], bits)
+    head = ["network", "batch", "convolutions", "steps", "guidance", "seconds a call", "clips/s", "first call s", "peak GB"]
+    rows = [
+        [r["network"], r["batch"], r["conv"], r["steps"], r["guidance"], f"{r['latency_s']:.4f}", f"{r['clips_per_s']:.1f}",
+         f"{r['first_call_s']:.1f}", f"{r['peak_bytes'] / 1e9:.2f}"] for r in found.get("speed", []) if "network" in r
+    ]  # fmt: skip
+    return lines + table(head, rows)
 
 
 def summary(report: dict[str, Any]) -> str:
     """A few lines for a terminal: the limits, networks, the costliest launches."""
     sections = report["sections"]
     lines = tables("limits", sections["limits"]) if sections.get("limits", {}).get("copy_bytes_per_s") else []
+    for row in sections.get("engine", {}).get("parity", []) + sections.get("engine", {}).get("samplers", []):
+        lines.append(f"{row['what']}: {row['pixels']:.5f} of pixels, IoU {row['iou']:.4f}")
+    for row in sections.get("engine", {}).get("determinism", []):
+        lines.append(f"{row['what']}: {row.get('differ', '')} differ")
+    for row in (r for r in sections.get("engine", {}).get("speed", []) if "network" in r):
+        lines.append(f"{row['what']}: {row['latency_s'] * 1e3:.1f} ms a call, {row['clips_per_s']:.1f} clips/s, "
+                     f"{row['peak_bytes'] / 1e9:.2f} GB, first call {row['first_call_s']:.1f} s")  # fmt: skip
     for row in sections.get("networks", {}).get("rows", []):
         lines.append(
             f"{row['network']} batch {row['batch']}: "
@@ -121,4 +155,6 @@ def _e(value: float | None) -> str:
 def _ms(timing: dict[str, Any] | None) -> str:
     if timing is None:
         return ""
+    if "us" not in timing:
+        return f"absent: {timing['absent']}"
     return f"{timing['us'] / 1e3:.3f}" + ("" if timing["graph"] else " (no graph)")

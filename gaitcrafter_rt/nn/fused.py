@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.conv2d import conv2d, pack_conv, pack_conv_transpose
-from ..kernels.group_norm_silu import affine_silu, norm_affine, rms_norm_silu
+from ..kernels.conv2d import conv2d, pack_conv, pack_conv_transpose, padding_of, unpack_conv_transpose
+from ..kernels.group_norm_silu import affine_silu, channel_moments, norm_affine, rms_norm_silu
+from ..kernels.linear import linear_fits, norm_linear
 from ..kernels.pixel_shuffle import shuffle_clips, unshuffle_clips
 from ..kernels.positional_embedding import add_place
 from ..kernels.spatial_attention import attend_sites
-from ..kernels.spatial_linear_attention import linear_attend
+from ..kernels.spatial_linear_attention import linear_attend, linear_block, linear_block_fits, pack_linear_block
 from ..kernels.temporal_attention import attend_frames, block_fits, pack_block, position_bias, rotary_tables, temporal_block
 from ..kernels.temporal_conv import pack_temporal_conv, temporal_conv_block
 from .blocks import BlockNorm, Level, ResnetBlock, SpatialAttention, SpatialLinearAttention, TemporalAttention, TemporalConv
@@ -38,37 +39,78 @@ class FusedConv(_Weights):
 
     packed: Tensor
     bias: Tensor | None
-    gamma: Tensor | None
 
     def __init__(
-        self, packed: Tensor, bias: Tensor | None, dtype: torch.dtype, stride: int = 1, gamma: Tensor | None = None,
+        self, packed: Tensor, bias: Tensor | None, dtype: torch.dtype, frames: int, stride: int = 1,
         out: torch.dtype | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.stride, self.out = stride, out
+        self.stride, self.out, self.frames = stride, out, frames
+        self.library: nn.Conv2d | nn.ConvTranspose2d | None = None  # torch's convolution in place of the kernel
+        self.always = False  # for two inputs too, which it takes only after a copy
         self.hold("packed", packed, dtype)
         self.hold("bias", bias)
-        self.hold("gamma", gamma)
 
     @classmethod
-    def of(cls, layer: nn.Conv2d | nn.ConvTranspose2d, dtype: torch.dtype, out: torch.dtype | None = None) -> FusedConv:
+    def of(
+        cls, layer: nn.Conv2d | nn.ConvTranspose2d, dtype: torch.dtype, frames: int, out: torch.dtype | None = None
+    ) -> FusedConv:
         """From torch's layer."""
         if isinstance(layer, nn.ConvTranspose2d):
-            return cls(pack_conv_transpose(layer.weight), layer.bias, dtype, out=out)
-        return cls(pack_conv(layer.weight), layer.bias, dtype, layer.stride[0], out=out)
+            return cls(pack_conv_transpose(layer.weight), layer.bias, dtype, frames, out=out)
+        return cls(pack_conv(layer.weight), layer.bias, dtype, frames, layer.stride[0], out=out)
 
     @classmethod
-    def linear(cls, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, gamma: Tensor | None = None) -> FusedConv:
-        """A product over the channels of every site, with LayerNorm before it where ``gamma`` is given."""
-        return cls(pack_conv(weight[:, :, None, None]), bias, dtype, gamma=gamma)
+    def linear(cls, weight: Tensor, dtype: torch.dtype, frames: int) -> FusedConv:
+        """A product over the channels of every site."""
+        return cls(pack_conv(weight[:, :, None, None]), None, dtype, frames)
 
     def forward(
-        self, x: Tensor, second: Tensor | None = None, affine: Tensor | None = None, residual: Tensor | None = None,
-        residual_affine: Tensor | None = None, want_moments: bool = False,
+        self, x: Tensor, second: Tensor | None = None, residual: Tensor | None = None, residual_affine: Tensor | None = None,
+        want_moments: bool = False,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        if self.library is not None and (second is None or self.always):
+            return self._by_library(x, second, residual, residual_affine, want_moments)
         return conv2d(
-            x, second, self.packed, self.bias, self.stride, affine, self.gamma, residual, residual_affine, want_moments, self.out
-        )
+            x, second, self.packed, self.bias, self.stride, None, None, residual, residual_affine, want_moments, self.out,
+            self.frames,
+        )  # fmt: skip
+
+    def route(self, conv: str) -> None:
+        """Choose torch's convolution (cuDNN on a GPU), whose weights lie in another order, or the kernel (route_convolutions)."""
+        self.always = conv == "torch"
+        to_library = self.always or (conv == "auto" and library_wins(self))
+        self.library = library_layer(self.packed, self.bias, self.stride) if to_library else None
+
+    def _by_library(
+        self, x: Tensor, second: Tensor | None, residual: Tensor | None, residual_affine: Tensor | None, want_moments: bool
+    ) -> tuple[Tensor, Tensor]:
+        """What ``conv2d`` does, with the parts around the products as passes of their own."""
+        assert self.library is not None
+        y: Tensor = self.library(x if second is None else torch.cat((x, second), dim=1))
+        if residual is not None:
+            y = y + residual if residual_affine is None else affine_silu(residual, residual_affine, y)
+        moments = channel_moments(y) if want_moments else y.new_empty(0, dtype=torch.float32)
+        return y if self.out is None else y.to(self.out), moments
+
+
+def library_layer(packed: Tensor, bias: Tensor | None, stride: int) -> nn.Conv2d | nn.ConvTranspose2d:
+    """torch's layer with the weights of ``pack_conv`` or ``pack_conv_transpose``, channels-last."""
+    layer: nn.Conv2d | nn.ConvTranspose2d
+    if len(packed) == 4:
+        ci, co = packed.shape[3:]
+        layer = nn.ConvTranspose2d(ci, co, 4, stride=2, padding=1, bias=bias is not None)
+        weight = unpack_conv_transpose(packed)
+    else:
+        _, kernel, _, ci, co = packed.shape
+        layer = nn.Conv2d(ci, co, kernel, stride=stride, padding=padding_of(kernel), bias=bias is not None)
+        weight = packed[0].permute(3, 2, 0, 1)
+    layer = layer.to(packed.device, packed.dtype)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        if bias is not None and layer.bias is not None:
+            layer.bias.copy_(bias)
+    return layer.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 class FusedNorm(_Weights):
@@ -119,15 +161,15 @@ class FilmRows:
 class FusedResnet(nn.Module):
     """A ResNet block in three or four launches over its activations (GroupNorm), or five (RMSNorm)."""
 
-    def __init__(self, block: ResnetBlock, dtype: torch.dtype, rows: FilmRows, joins: bool = False) -> None:
+    def __init__(self, block: ResnetBlock, dtype: torch.dtype, frames: int, rows: FilmRows, joins: bool = False) -> None:
         """``joins``: the input comes in two parts."""
         super().__init__()
-        self.conv1, self.conv2 = FusedConv.of(block.conv1, dtype), FusedConv.of(block.conv2, dtype)
+        self.conv1, self.conv2 = FusedConv.of(block.conv1, dtype, frames), FusedConv.of(block.conv2, dtype, frames)
         self.norm1, self.norm2 = FusedNorm(block.norm1), FusedNorm(block.norm2)
-        self.shortcut = None if block.shortcut is None else FusedConv.of(block.shortcut, dtype)
+        self.shortcut = None if block.shortcut is None else FusedConv.of(block.shortcut, dtype, frames)
         width = block.conv2.weight.shape[0]
         if joins and self.shortcut is None:  # adds two inputs that lie apart: a product with the identity, which is exact
-            self.shortcut = FusedConv.linear(torch.eye(width), None, dtype)
+            self.shortcut = FusedConv.linear(torch.eye(width), dtype, frames)
         self.film = None if block.film is None else rows.take(block)
 
     def forward(self, x: Tensor, second: Tensor | None, frames: int, films: Tensor) -> Tensor:
@@ -138,11 +180,30 @@ class FusedResnet(nn.Module):
             return rms_norm_silu(self.conv2(h)[0], self.norm2.weight, frames, None, rest)
         h, moments = self.conv1(x, second, want_moments=True)
         affine = self.norm1.affine(moments, h, frames, film)
-        h, moments = self.conv2(h, affine=affine, want_moments=True)
+        # A pass of its own: on load it would be computed nine times, which is slower by far (docs/gpu.md).
+        h, moments = self.conv2(affine_silu(h, affine), want_moments=True)
         affine = self.norm2.affine(moments, h, frames, None)
         if self.shortcut is None:
             return affine_silu(h, affine, x)
         return self.shortcut(x, second, residual=h, residual_affine=affine)[0]
+
+
+class FusedProjection(_Weights):
+    """LayerNorm and the projection to q, k and v; what is too wide for linear.py goes through the convolution's kernel."""
+
+    gamma: Tensor
+    weight: Tensor
+
+    def __init__(self, weight: Tensor, gamma: Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.hold("gamma", gamma)
+        self.hold("weight", weight.T, dtype)
+        self.is_wide = not linear_fits(weight.shape[1], dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.is_wide:
+            return conv2d(x, None, self.weight[None, None, None], None, 1, None, self.gamma)[0]
+        return norm_linear(x, self.gamma, self.weight)
 
 
 class FusedTemporalAttention(_Weights):
@@ -157,51 +218,66 @@ class FusedTemporalAttention(_Weights):
         self.heads = layer.heads
         gamma, width = layer.norm["gamma"], layer.to_qkv.weight.shape[1]
         self.dim_head = layer.to_qkv.weight.shape[0] // (3 * layer.heads)
-        self.is_block = block_fits(width, frames, self.dim_head)
+        self.is_block = block_fits(width, frames, self.dim_head, dtype)
         if self.is_block:
             qkv, out = pack_block(layer.to_qkv.weight, layer.to_out.weight, layer.heads)
             self.hold("gamma", gamma)
             self.hold("qkv", qkv, dtype)
             self.hold("out", out, dtype)
         else:
-            self.to_qkv = FusedConv.linear(layer.to_qkv.weight, None, dtype, gamma)
-            self.to_out = FusedConv.linear(layer.to_out.weight, None, dtype)
+            self.to_qkv = FusedProjection(layer.to_qkv.weight, gamma, dtype)
+            self.to_out = FusedConv.linear(layer.to_out.weight, dtype, frames)
 
     def forward(self, x: Tensor, frames: int, positions: Positions) -> Tensor:
         if self.is_block:
             return temporal_block(x, self.gamma, self.qkv, self.out, frames, self.dim_head, *positions)
-        y = attend_frames(self.to_qkv(x)[0], frames, self.heads, *positions)
+        y = attend_frames(self.to_qkv(x), frames, self.heads, *positions)
         return self.to_out(y, residual=x)[0]
 
 
 class FusedSpatialAttention(nn.Module):
     """Full attention inside a frame between two products."""
 
-    def __init__(self, layer: SpatialAttention, dtype: torch.dtype) -> None:
+    def __init__(self, layer: SpatialAttention, dtype: torch.dtype, frames: int) -> None:
         super().__init__()
         self.heads = layer.heads
-        self.to_qkv = FusedConv.linear(layer.to_qkv.weight, None, dtype, layer.norm["gamma"])
-        self.to_out = FusedConv.linear(layer.to_out.weight, None, dtype)
+        self.to_qkv = FusedProjection(layer.to_qkv.weight, layer.norm["gamma"], dtype)
+        self.to_out = FusedConv.linear(layer.to_out.weight, dtype, frames)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.to_out(attend_sites(self.to_qkv(x)[0], self.heads), residual=x)[0]
+        return self.to_out(attend_sites(self.to_qkv(x), self.heads), residual=x)[0]
 
 
 class FusedLinearAttention(_Weights):
-    """Linear attention inside a frame; its output projection is part of the second kernel."""
+    """Linear attention inside a frame: from the block's input where it fits, else from projected q, k and v."""
 
+    gamma: Tensor
+    q: Tensor
+    kv: Tensor
     out: Tensor
     out_bias: Tensor
 
     def __init__(self, layer: SpatialLinearAttention, dtype: torch.dtype) -> None:
         super().__init__()
         self.heads = layer.heads
-        self.to_qkv = FusedConv.linear(layer.to_qkv.weight, None, dtype, layer.norm["gamma"])
-        self.hold("out", layer.to_out.weight.T, dtype)
+        gamma, width = layer.norm["gamma"], layer.to_qkv.weight.shape[1]
+        self.dim_head = layer.to_qkv.weight.shape[0] // (3 * layer.heads)
+        self.is_block = linear_block_fits(width, self.dim_head, dtype)
         self.hold("out_bias", layer.to_out.bias)
+        if self.is_block:
+            q, kv, out = pack_linear_block(layer.to_qkv.weight, layer.to_out.weight, layer.heads)
+            self.hold("gamma", gamma)
+            self.hold("q", q, dtype)
+            self.hold("kv", kv, dtype)
+            self.hold("out", out, dtype)
+        else:
+            self.to_qkv = FusedProjection(layer.to_qkv.weight, gamma, dtype)
+            self.hold("out", layer.to_out.weight.T, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear_attend(self.to_qkv(x)[0], self.out, self.out_bias, x, self.heads)
+        if self.is_block:
+            return linear_block(x, self.gamma, self.q, self.kv, self.out, self.out_bias, self.dim_head)
+        return linear_attend(self.to_qkv(x), self.out, self.out_bias, x, self.heads)
 
 
 class FusedTemporalConv(_Weights):
@@ -226,7 +302,8 @@ class FusedLevel(nn.Module):
 
     def __init__(self, level: Level, dtype: torch.dtype, frames: int, rows: FilmRows, joins: bool = False) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(FusedResnet(block, dtype, rows, joins and i == 0) for i, block in enumerate(level.blocks))
+        blocks = enumerate(level.blocks)
+        self.blocks = nn.ModuleList(FusedResnet(block, dtype, frames, rows, joins and i == 0) for i, block in blocks)
         spatial, temporal, conv = level.spatial_attention, level.temporal_attention, level.temporal_conv
         self.spatial_attention = None if spatial is None else FusedLinearAttention(spatial, dtype)
         self.temporal_attention = None if temporal is None else FusedTemporalAttention(temporal, dtype, frames)
@@ -234,7 +311,7 @@ class FusedLevel(nn.Module):
         self.resample: FusedConv | None = None
         for layer in (level.downsample, level.upsample):
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                self.resample = FusedConv.of(layer, dtype)
+                self.resample = FusedConv.of(layer, dtype, frames)
 
     def forward(self, x: Tensor, second: Tensor | None, frames: int, films: Tensor, positions: Positions) -> Tensor:
         for block in self.blocks:
@@ -261,7 +338,7 @@ class FusedUNet(_Weights):
         self.config, self.dtype = model.config, dtype
         self.input_maps, self.time_mlp = model.input_maps, model.time_mlp
         self.null_cond = model.null_cond
-        self.init_conv = FusedConv.of(model.init_conv, torch.float32, out=dtype)
+        self.init_conv = FusedConv.of(model.init_conv, torch.float32, frames, out=dtype)
         place = None
         if model.positional is not None:
             place = model.positional["frame"][:, :, None, None] + model.positional["spatial"][None]
@@ -270,14 +347,14 @@ class FusedUNet(_Weights):
         first, rows = model.init_temporal_attention, FilmRows()
         self.init_temporal_attention = None if first is None else FusedTemporalAttention(first, dtype, frames)
         self.downs = nn.ModuleList(FusedLevel(level, dtype, frames, rows) for level in model.downs)
-        self.mid_block1 = FusedResnet(model.mid_block1, dtype, rows)
+        self.mid_block1 = FusedResnet(model.mid_block1, dtype, frames, rows)
         spatial, temporal = model.mid_spatial_attention, model.mid_temporal_attention
-        self.mid_spatial_attention = None if spatial is None else FusedSpatialAttention(spatial, dtype)
+        self.mid_spatial_attention = None if spatial is None else FusedSpatialAttention(spatial, dtype, frames)
         self.mid_temporal_attention = None if temporal is None else FusedTemporalAttention(temporal, dtype, frames)
-        self.mid_block2 = FusedResnet(model.mid_block2, dtype, rows)
+        self.mid_block2 = FusedResnet(model.mid_block2, dtype, frames, rows)
         self.ups = nn.ModuleList(FusedLevel(level, dtype, frames, rows, joins=True) for level in model.ups)
-        self.final_block = FusedResnet(model.final_block, dtype, rows, joins=True)
-        self.final_conv = FusedConv.of(model.final_conv, dtype, out=torch.float32)
+        self.final_block = FusedResnet(model.final_block, dtype, frames, rows, joins=True)
+        self.final_conv = FusedConv.of(model.final_conv, dtype, frames, out=torch.float32)
         self.film_width = rows.width
         self.hold("film_weight", rows.weight())
         self.hold("film_bias", rows.bias())
@@ -360,3 +437,17 @@ class FusedUNet(_Weights):
                 y = level.resample(y)[0]
         y = self.final_block(y, residual, frames, films)
         return self.final_conv(y)[0]
+
+
+def route_convolutions(network: FusedUNet, conv: str) -> FusedUNet:
+    """Set which convolutions run by torch's library: none ("triton"), all ("torch"), or those where it wins ("auto")."""
+    for module in network.modules():
+        if isinstance(module, FusedConv):
+            module.route(conv)
+    return network
+
+
+def library_wins(layer: FusedConv) -> bool:
+    """Whether torch's convolution, and what the kernel folds in as further passes, was faster on an H100 in bf16 (docs/gpu.md)."""
+    phases, kernel, _, _, co = layer.packed.shape
+    return phases == 4 or kernel == 4 or (kernel == 3 and co >= 128)

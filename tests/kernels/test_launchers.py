@@ -42,7 +42,7 @@ def test_every_kernel_is_started() -> None:
     names = {launch.name for launch in all_launches()} | {"moments"}
     assert names == {
         "conv2d", "moments", "affine", "apply", "rms", "block", "attend", "context", "product", "temporal_conv", "initial_noise",
-        "step", "pack", "limit", "film", "unshuffle", "shuffle", "add_place",
+        "step", "pack", "limit", "film", "unshuffle", "shuffle", "add_place", "linear", "context_of", "product_of",
     }  # fmt: skip
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from judge import DTYPES, Maker, judge
 
+from gaitcrafter_rt.kernels.linear import norm_linear
 from gaitcrafter_rt.kernels.spatial_attention import attend_sites
-from gaitcrafter_rt.kernels.spatial_linear_attention import linear_attend
+from gaitcrafter_rt.kernels.spatial_linear_attention import linear_attend, linear_block, pack_linear_block
 from gaitcrafter_rt.kernels.temporal_attention import attend_frames, pack_block, rotary_tables, temporal_block
 from gaitcrafter_rt.kernels.temporal_conv import pack_temporal_conv, temporal_conv_block
 
@@ -63,6 +64,38 @@ def test_linear(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     make = Maker(dtype)
     qkv, rest = make.image(n, 3 * heads * d, h, w, mean=0), make.image(n, c, h, w)
     judge(linear_attend, qkv, make.weight(heads * d, c, terms=heads * d), make.vector(c), rest, heads, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [*LINEAR, pytest.param((1, 4, 16, 24, 10, 10), id="two groups of heads, tiles part full")])
+def test_linear_block(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    n, heads, d, c, h, w = shape
+    make = Maker(dtype)
+    weights = pack_linear_block(make.weight(3 * heads * d, c, terms=c), make.weight(c, heads * d, terms=heads * d), heads)
+    judge(linear_block, make.image(n, c, h, w), make.vector(c), *weights, make.vector(c), d, dtype=dtype)
+
+
+# images, channels in, channels out, height, width
+PROJECTIONS = [
+    pytest.param((1, 16, 16, 1, 1), id="minimal"), pytest.param((2, 20, 72, 5, 7), id="20 channels to 72, 35 sites"),
+    pytest.param((1, 40, 200, 9, 8), id="two tiles, two blocks of columns"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", PROJECTIONS)
+def test_norm_linear(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    n, c, co, h, w = shape
+    make = Maker(dtype)
+    judge(norm_linear, make.image(n, c, h, w), make.vector(c), make.weight(c, co, terms=c), dtype=dtype)
+
+
+def test_linear_block_softmax_of_large_scores() -> None:
+    """As below, in the fused form; the second sum of k begins far above the first."""
+    make = Maker(torch.float32)
+    q, kv, out = pack_linear_block(make.weight(96, 16, terms=16), make.weight(16, 32, terms=32), 2)
+    x = make.image(1, 16, 9, 15)
+    judge(linear_block, x, 40 * make.vector(16), q, kv, out, make.vector(16), 16, dtype=torch.float32)
 
 
 def test_linear_softmax_of_large_scores() -> None:

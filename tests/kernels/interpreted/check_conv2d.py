@@ -6,7 +6,8 @@ import pytest
 import torch
 from judge import DTYPES, Maker, judge
 
-from gaitcrafter_rt.kernels.conv2d import conv2d, pack_conv, pack_conv_transpose
+from gaitcrafter_rt.errors import InvalidRequestError
+from gaitcrafter_rt.kernels.conv2d import conv2d, images_together, pack_conv, pack_conv_transpose
 
 # kernel, stride, images, channels in, channels out, height, width
 SHAPES = [
@@ -64,6 +65,36 @@ def test_two_inputs_norms_and_residual(kernel: int, dtype: torch.dtype) -> None:
     judge(
         conv2d, x, second, packed, make.vector(24), 1, affine, None, rest, rest_affine, True, torch.float32, dtype=dtype
     )  # fmt: skip
+
+
+# frames of a clip, height, width: how many images a tile holds
+FOLDED = [
+    pytest.param((4, 8, 8), id="two of 64 sites"), pytest.param((30, 4, 4), id="six of 16 sites in a tile of eight"),
+    pytest.param((3, 4, 4), id="three, a whole clip, in a tile of four"), pytest.param((6, 2, 1), id="six of 2 sites"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@pytest.mark.parametrize("shape", FOLDED)
+def test_small_images_share_a_tile(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    """Products, moments of every image, and a residual whose norm is every frame's own or the clip's; bits as in a tile alone."""
+    frames, h, w = shape
+    make, packed = Maker(dtype), pack_conv(Maker(dtype).weight(20, 18, 3, 3, terms=160))
+    n = 2 * frames
+    assert images_together(frames, h * w) > 1
+    x, rest = make.image(n, 18, h, w), make.image(n, 20, h, w)
+    for scopes in (n, 2):
+        bias, affine = make.vector(20), make.vector(scopes, 2, 20)
+        judge(conv2d, x, None, packed, bias, 1, None, None, rest, affine, True, None, frames, dtype=dtype)
+    together, alone = (conv2d(x, None, packed, None, want_moments=True, frames=f) for f in (frames, 1))
+    assert torch.equal(together[0], alone[0])
+    torch.testing.assert_close(together[1], alone[1])
+
+
+def test_images_that_are_no_clips_are_refused() -> None:
+    make = Maker(torch.float32)
+    with pytest.raises(InvalidRequestError, match="5 images are no whole clips of 3 frames"):
+        conv2d(make.image(5, 18, 4, 4), None, pack_conv(make.weight(20, 18, 1, 1, terms=18)), None, frames=3)
 
 
 def test_padding_is_zero_after_the_norm() -> None:

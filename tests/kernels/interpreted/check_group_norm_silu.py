@@ -6,7 +6,7 @@ import pytest
 import torch
 from judge import DTYPES, Maker, judge
 
-from gaitcrafter_rt.kernels.group_norm_silu import affine_silu, group_norm_silu, norm_affine, rms_norm_silu
+from gaitcrafter_rt.kernels.group_norm_silu import affine_silu, channel_moments, group_norm_silu, norm_affine, rms_norm_silu
 from gaitcrafter_rt.kernels.launch import site_tile
 
 # clips, frames, channels, groups, height, width
@@ -53,6 +53,12 @@ def test_zeros_stay_finite() -> None:
     x = torch.zeros(2, 16, 3, 3).contiguous(memory_format=torch.channels_last)
     judge(group_norm_silu, x, make.vector(16), make.vector(16), 8, 2, "clip", None, None, dtype=torch.float32)
     judge(rms_norm_silu, x, make.vector(16), 2, None, None, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (9, 15)], ids=["one site", "two tiles, the last of 7"])
+def test_moments_of_any_tensor(size: tuple[int, int], dtype: torch.dtype) -> None:
+    judge(channel_moments, Maker(dtype).image(2, 24, *size), dtype=dtype)
 
 
 @pytest.mark.parametrize("scope", ["clip", "frame"])
