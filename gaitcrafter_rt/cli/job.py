@@ -180,7 +180,7 @@ def _dry_run(out: Path, request: Request, engine: Any, fs: Any, workers: int, th
 
 def _tell_estimate(out: Path, e: Estimate, sheet: Path) -> None:
     click.echo(f"{e.clips} clips, {e.seconds_per_clip:.3f} s each on one worker")
-    click.echo(f"  {e.hours:.2f} hours with {e.workers} workers, {e.core_hours:.2f} core-hours")
+    click.echo(f"  {_hours(e.hours)} with {e.workers} workers, {_hours(e.core_hours, 'core-')}")
     click.echo(f"  {e.shards} shards, {e.files} files in {out}")
     for name, what in (
         ("parquet", "the job itself"), ("npz", "as one compressed npz"), ("cache", "packed, for training"), ("opengait",
@@ -189,6 +189,11 @@ def _tell_estimate(out: Path, e: Estimate, sheet: Path) -> None:
         click.echo(f"  {human_bytes(e.bytes[name]):>9}  {what}")
     click.echo(f"  {human_bytes(e.free):>9}  free")
     click.echo(f"  {sheet}    {len(e.sample)} clips, spread over the job")
+
+
+def _hours(hours: float, of: str = "") -> str:
+    """``3.02 hours``; with the seconds where that would be nothing: ``0.001 hours (3.2 s)``."""
+    return f"{hours:.2f} {of}hours" if hours >= 0.1 else f"{hours:.4f} {of}hours ({hours * 3600:.1f} s)"
 
 
 def _free_name(out: Path) -> Path:

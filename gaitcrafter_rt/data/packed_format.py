@@ -58,7 +58,7 @@ class PackedMeta(BaseModel):
         except OSError as e:
             raise DataFormatError(
                 f"{folder}: not a packed training set: {path.name} cannot be read ({e.strerror}); "
-                "make one with 'gaitcrafter-rt walkers render' or gaitcrafter_rt.data.build_packed"
+                "make one with 'gaitcrafter-rt pack TREE' (captured people) or 'gaitcrafter-rt walkers render'"
             ) from e
         try:
             raw = json.loads(text)

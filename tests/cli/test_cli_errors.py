@@ -17,6 +17,7 @@ from gaitcrafter_rt.cli.main import main
     "args, code, message",
     [
         (["nonsense"], 2, "No such command"),
+        (["genrate", "o"], 2, "Did you mean 'generate'?"),
         (["generate"], 2, "Missing argument 'OUT'"),
         (["doctor", "--nope"], 2, "No such option"),
         (["generate", "o", "--format", "bmp"], 2, "opengait"),
