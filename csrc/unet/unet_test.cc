@@ -3,36 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <atomic>
-#include <cstdlib>
 #include <cstring>
 #include <deque>
-#include <new>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "ops/aligned.h"
-
-namespace {
-std::atomic<long> allocations{0};
-}  // namespace
-
-// Counts what this program allocates with new, to show that a forward allocates nothing. Sanitizers bring an operator
-// new of their own.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kCounting = false;
-#else
-constexpr bool kCounting = true;
-#pragma GCC diagnostic ignored "-Wmismatched-new-delete"  // malloc and free are this pair's own
-void* operator new(size_t bytes) {
-  ++allocations;
-  if (void* p = std::malloc(bytes == 0 ? 1 : bytes)) return p;
-  throw std::bad_alloc();
-}
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, size_t) noexcept { std::free(p); }
-#endif
+#include "testing/allocations.h"
 
 namespace gaitcrafter {
 namespace {
@@ -71,16 +49,16 @@ struct Lane {
 };
 
 TEST(UNet, ForwardAllocatesNothing) {
-  if (!kCounting) GTEST_SKIP() << "the sanitizer owns operator new";
+  if (!testing::kCounting) GTEST_SKIP() << "the sanitizer owns operator new";
   const int32_t timesteps[] = {999, 3};
   for (const char* name : kModels) {
     const auto unet = open_unet(name);
     const auto time = unet->prepare_time(timesteps);
     Lane lane(*unet);
-    const long before = allocations;
+    const long before = testing::allocations;
     lane.forward(*unet, *time, 0);
     lane.forward(*unet, *time, 1);
-    EXPECT_EQ(allocations, before) << name;
+    EXPECT_EQ(testing::allocations, before) << name;
   }
 }
 
@@ -141,13 +119,13 @@ TEST(UNet, ATeamMakesTheSameBitsAndAllocatesNothing) {
       helpers.emplace_back([&together, mine] { together.team.help(mine, [] { return false; }); });
     }
     while (together.team.helpers() < 2) std::this_thread::yield();
-    const long before = allocations;
+    const long before = testing::allocations;
     for (int round = 0; round < 5; ++round) {
       together.forward(*unet, *time, 0);
       EXPECT_EQ(together.out, alone.out) << name;
     }
-    if (kCounting) {
-      EXPECT_EQ(allocations, before) << name;
+    if (testing::kCounting) {
+      EXPECT_EQ(testing::allocations, before) << name;
     }
     together.team.dismiss();
     for (std::thread& t : helpers) t.join();
