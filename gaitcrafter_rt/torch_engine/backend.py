@@ -8,6 +8,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,8 @@ class TorchBackend:
             "guidance_trained": c.conditioning.guidance_trained, "threads": 1, "clip_floats": elements,
             "packed_bytes": -(-elements // 8), "sampler": {**c.sampler.model_dump(), "null_axes": list(AXES)}, "name": c.name,
             "model_sha256": sums["model.safetensors"], "device": self._kind, "precision": self._precision, "isa": isa,
-            "weights_from": "memory", "provenance": c.provenance.model_dump(), "backend": "torch", "batch": self.batch,
+            "weights_from": "memory", "provenance": c.provenance.model_dump(), "backend": "torch",
+            "backend_sha256": self.build, "runtime": _runtime(self._torch), "batch": self.batch,
             "batches": list(self.batches), "gpu": name, "conv": self._conv,
         }  # fmt: skip
 
@@ -201,16 +203,22 @@ def _batch_of(identity: str, arch: str) -> int:
     return int(found[2])
 
 
+def _runtime(torch: Any) -> str:
+    """Versions of what the network runs on."""
+    return f"torch {torch.__version__}, Triton {_triton_version() or 'absent'}"
+
+
+def _triton_version() -> str | None:
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return None
+
+
 def _build_hash(torch: Any, gpu: str, conv: str) -> str:
     """sha256 of what decides the bits beside model, precision and batch: libraries, GPU, and this package's code for it."""
-    try:
-        import triton
-
-        compiler = triton.__version__
-    except ImportError:
-        compiler = "none"
     cudnn = torch.backends.cudnn.version() if gpu else None
-    total = hashlib.sha256(repr((torch.__version__, torch.version.cuda, cudnn, compiler, gpu, conv)).encode())
+    total = hashlib.sha256(repr((torch.__version__, torch.version.cuda, cudnn, _triton_version(), gpu, conv)).encode())
     package = Path(__file__).parents[1]
     for folder in ("kernels", "nn", "samplers", "torch_engine"):
         for path in sorted((package / folder).glob("*.py")):

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from .settings import compile_settings
 
 KEPT_PROGRAMS = 12
 IN_FLIGHT = 2
+START_COST = 4  # of a network call, in clips
 _POLL = 0.0005  # seconds between looks at a batch that is not ready
 _REPORT = 0.05  # seconds between reports of progress
 Progress = Callable[[int, int, int, int], object]
@@ -180,12 +182,23 @@ class Call:
 
 
 def cut(count: int, batches: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
-    """(first clip, clips, batch) of every network call: the largest batches, then what wastes little of the last ones."""
+    """(first clip, clips, batch) of every network call: the largest batches, then the cheapest way for what is left."""
+    largest = max(batches)
     first = 0
-    while first < count:
-        left = count - first
-        fitting = [size for size in batches if size <= left]
-        over = [size for size in batches if size >= left]
-        batch = min(over) if over and (not fitting or min(over) <= 2 * left) else max(fitting)
-        yield first, min(batch, left), batch
-        first += min(batch, left)
+    for size in [largest] * (count // largest) + cheapest(count % largest, batches):
+        yield first, min(size, count - first), size
+        first += size
+
+
+@lru_cache
+def cheapest(left: int, batches: tuple[int, ...]) -> list[int]:
+    """Batches that hold ``left`` clips, the largest first. A batch costs its size, empty places too, and a start of its own."""
+
+    @lru_cache
+    def way(left: int) -> tuple[int, list[int]]:
+        if left <= 0:
+            return 0, []
+        ways = ((size, *way(left - size)) for size in batches)
+        return min((size + START_COST + cost, [size, *rest]) for size, cost, rest in ways)
+
+    return sorted(way(left)[1], reverse=True)
