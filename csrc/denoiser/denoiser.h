@@ -21,6 +21,15 @@ void check_guidance(const ModelConfig& config, const Guidance& guidance);
 // Throws kInvalidRequest if some but not all axes are to be null and the clip has a raw vector, which cannot be split.
 void check_split(const Guidance& guidance, const ClipConditions& conditions);
 
+// The lanes of a call: the conditioned one unless the scale is 0, the null one unless it is 1.
+inline bool uses_cond(const Guidance& guidance) { return guidance.scale != 0.0; }
+inline bool uses_null(const Guidance& guidance) { return guidance.scale != 1.0; }
+
+// What checked conditions of one clip come to, unet.condition_floats() floats for each lane. `vector` has room for
+// cond_dim floats.
+void prepare_lanes(const UNet& unet, const Guidance& guidance, const ClipConditions& conditions, float* state,
+                   float* vector);
+
 // Memory of one clip's calls, 64-byte aligned.
 struct DenoiserMemory {
   std::byte* own = nullptr;     // own_bytes()
@@ -60,9 +69,6 @@ class Denoiser {
             const DenoiserMemory& memory, Team& team, bool exact = false, DenoiserTimes* times = nullptr) const;
 
  private:
-  bool uses_cond() const { return guidance_.scale != 0.0; }
-  bool uses_null() const { return guidance_.scale != 1.0; }
-  void prepare_lane(const ClipConditions& conditions, float* state, float* vector) const;
   float* extra(std::byte* own) const;
 
   std::shared_ptr<const UNet> unet_, exact_;

@@ -21,6 +21,7 @@ COMMANDS = {
     "convert": (".convert", "convert", "Turn a checkpoint of the base network into a model package."),
     "train": (".train", "train", "Train a model on a packed training set."),
     "distill": (".distill", "distill", "Distil a model into students of a few network calls."),
+    "export": (".export", "export", "Write a model in the form that another runtime takes."),
     "quantise": (".quantise", "quantise", "Calibrate a model for the int8 tier."),
     "eval": (".eval", "evaluate", "Measure a model against the data it was trained on."),
     "pack": (".pack", "pack", "Pack a tree of real silhouettes into a training set."),
