@@ -1,8 +1,8 @@
 """Kernel packs: everything that the cubin backend needs to run a model on a GPU, in one folder (format: docs/gpu.md).
 
-``kernels.json`` has launch lists, memory plan and kernel table, ``images/`` the machine code of every chip, ``weights.bin`` the packed
-weights, ``model/`` the model package, whose conditions and time terms the host works out. ``checksums.json`` finds damage; it proves
-no origin: a pack holds programs, so it is to be trusted like one.
+``kernels.json`` has launch lists, memory plan and kernel table, ``images/`` the machine code of every chip, ``weights.bin`` the
+packed weights, ``model/`` the model package, from which the host works out conditions and time terms. ``checksums.json`` finds
+damage; it proves no origin: a pack holds programs, so it is to be trusted like one.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def compile_image(launch: Launch, chip: str) -> Image:
     limit = SHARED_LIMITS[kernel.capability]
     if kernel.shared > limit or kernel.scratch:
         raise CapabilityError(
-            f"{kernel.name} takes {kernel.shared} bytes of shared memory and {kernel.scratch} of scratch on sm_{kernel.capability}, "
-            f"which has {limit} and none"
+            f"{kernel.name} takes {kernel.shared} bytes of shared memory and {kernel.scratch} of scratch; "
+            f"sm_{kernel.capability} has {limit} and none"
         )
     code = (kernel.ptx + "\0").encode() if chip == PTX else kernel.cubin
     return Image(code, kernel.entry, kernel.warps, kernel.shared)

@@ -1,8 +1,8 @@
 """A whole run as lists of kernel launches over planned memory: what the cubin backend (csrc/backends/cuda) executes.
 
-Launches are recorded once, for one clip, on tensors without data. No tile and no constant depends on the number of clips, so a launch
-of n clips has n times the programs along the first grid axis, and n times the bytes in every buffer of activations: one list serves
-every batch. Guidance puts two lanes into a clip (conditioned, null), which lie by turns; the network counts lanes, the rest clips.
+Launches are recorded once, for one clip, on tensors without data. No tile and no constant depends on the number of clips, so a
+launch of n clips has n times the programs along the first grid axis, and n times the bytes in every buffer of activations: one list
+serves every batch. Guidance puts two lanes into a clip (conditioned, null), which lie by turns; the network counts lanes, the rest clips.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def spaces_of(config: ModelConfig, film_width: int, has_maps: bool) -> dict[str,
     n = channels * clip.frames * clip.height * clip.width
     spaces = {
         "x": (CLIP, 4 * n), "out": (LANE, 4 * n), "history": (CLIP, 8 * n), "packed": (CLIP, -(-n // 8)), "seeds": (CLIP, 8),
-        "clips": (CLIP, 8), "limit": (CLIP, 4), "bad": (CLIP, 4), "conditions": (LANE, 4 * film_width), "time": (ROW, 4 * film_width),
-        "row": (ROW, 48), "integers": (ROW, 16), "level": (ONCE, 4),
+        "clips": (CLIP, 8), "limit": (CLIP, 4), "bad": (CLIP, 4), "conditions": (LANE, 4 * film_width),
+        "time": (ROW, 4 * film_width), "row": (ROW, 48), "integers": (ROW, 16), "level": (ONCE, 4),
     }  # fmt: skip
     if has_maps:
         spaces["maps"] = (LANE, 4 * channels * clip.height * clip.width)
@@ -197,7 +197,7 @@ def _call(
 
 
 def _plan(launches: list[Launch], known: Iterable[int], lanes: int) -> dict[int, Buffer]:
-    """Places for what launches leave to later ones: first fit, largest first, no two alive at once overlap. Sizes are of one lane."""
+    """Places, of one lane, for what launches leave to later ones: first fit, largest first; no two alive at once overlap."""
     outside = set(known)
     lives: dict[int, list[int]] = {}
     sizes: dict[int, int] = {}

@@ -2,6 +2,7 @@
 #include <array>
 #include <string_view>
 
+#include "backends/cuda/cubin_network.h"
 #include "backends/described.h"
 #include "core/error.h"
 #include "engine/network.h"
@@ -19,6 +20,7 @@ struct Entry {
 
 constexpr std::array kEntries = {
     Entry{"none", &open_described, ""},
+    Entry{"cubin", &open_cubin, ""},
 };
 
 }  // namespace

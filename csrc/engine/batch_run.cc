@@ -67,6 +67,15 @@ struct Slots {
 
 }  // namespace
 
+void Network::generate(const GenerateRequest& request, const GenerateOutput& output,
+                       std::span<const ClipConditions> conditions, const SamplerTable& table,
+                       const Guidance& guidance) {
+  const UNetConfig& u = config().unet;
+  const ClipShape& clip = config().clip;
+  const size_t floats = size_t(u.channels) * size_t(clip.frames) * size_t(clip.height) * size_t(clip.width);
+  run_batches(request, output, conditions, table, *start(table, guidance), identity().batch, floats);
+}
+
 void run_batches(const GenerateRequest& request, const GenerateOutput& output,
                  std::span<const ClipConditions> conditions, const SamplerTable& table, BatchBackend& backend,
                  int batch, size_t clip_floats) {

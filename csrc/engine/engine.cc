@@ -7,7 +7,6 @@
 
 #include "cache/packed_cache.h"
 #include "core/error.h"
-#include "engine/batch_run.h"
 #include "engine/clip_run.h"
 #include "sampler/pack.h"
 
@@ -168,8 +167,7 @@ void Engine::generate(const GenerateRequest& request, const GenerateOutput& outp
     return;
   }
   owner_ = ::getpid();
-  const auto backend = network_->start(table, guidance);
-  run_batches(request, output, conditions.clips(), table, *backend, network_->identity().batch, clip_floats_);
+  network_->generate(request, output, conditions.clips(), table, guidance);
 }
 
 void Engine::generate_native(const GenerateRequest& request, const GenerateOutput& output, const SamplerTable& table,

@@ -3,10 +3,12 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 
 #include "denoiser/denoiser.h"
 #include "engine/options.h"
+#include "engine/request.h"
 #include "sampler/backend.h"
 
 namespace gaitcrafter {
@@ -37,6 +39,12 @@ class Network {
   // backend at a time. Threads and device contexts are made here at the earliest: a process may open a network and fork
   // before.
   virtual std::unique_ptr<BatchBackend> start(const SamplerTable& table, const Guidance& guidance) = 0;
+
+  // All clips of a checked request, of which each has conditions: batch after batch (batch_run.h), unless the network
+  // has a better way. Throws kCancelled, kOutOfMemory, kInternal.
+  virtual void generate(const GenerateRequest& request, const GenerateOutput& output,
+                        std::span<const ClipConditions> conditions, const SamplerTable& table,
+                        const Guidance& guidance);
 };
 
 // Whether `backend` names one (backends/open.cc); "native" does not, it is the engine itself.

@@ -15,6 +15,7 @@ from ..install import native
 BACKENDS: dict[str, tuple[str, str]] = {
     "native": (".", "open_native"),
     "torch": ("..torch_engine", "open_torch"),
+    "cubin": (".cubin", "open_cubin"),
 }
 
 

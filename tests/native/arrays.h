@@ -125,5 +125,6 @@ struct Ops {
 };
 
 void bind_ops(pybind11::module_& m);
+void bind_cubin(pybind11::module_& m);
 
 }  // namespace gaitcrafter::testing

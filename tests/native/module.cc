@@ -77,6 +77,7 @@ PYBIND11_MODULE(_gc_test, m) {
                                             gaitcrafter::testing::isa_named(isa));
   });
   gaitcrafter::testing::bind_ops(m);
+  gaitcrafter::testing::bind_cubin(m);
   py::class_<RawUNet>(m, "UNet")
       .def(py::init<const std::string&, const std::string&, const std::string&>(), py::arg("folder"), py::arg("isa"),
            py::arg("precision") = "fp32")

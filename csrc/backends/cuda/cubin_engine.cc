@@ -12,7 +12,6 @@
 namespace gaitcrafter {
 namespace {
 
-constexpr int kDefaultBatch = 64, kMaxBatch = 4096;
 constexpr std::chrono::milliseconds kReportEvery{50};
 constexpr std::chrono::microseconds kPollEvery{20};
 
@@ -42,7 +41,7 @@ struct CubinEngine::Run {
   // Throws kCancelled.
   void report(uint64_t clips_done, bool always) {
     const auto now = std::chrono::steady_clock::now();
-    if (!request->keep_going || (!always && now - reported < kReportEvery)) return;
+    if (request == nullptr || !request->keep_going || (!always && now - reported < kReportEvery)) return;
     reported = now;
     const uint64_t rows = static_cast<uint64_t>(table.size());
     if (request->keep_going({clips_done * rows, request->count * rows, clips_done, request->count})) return;
@@ -58,25 +57,22 @@ struct CubinEngine::Run {
   mutable std::vector<float> state, vector;  // of one clip, while it is prepared
   const GenerateRequest* request = nullptr;
   const GenerateOutput* output = nullptr;
-  std::span<const ClipConditions> conditions;
   std::chrono::steady_clock::time_point reported{};
 };
 
-CubinEngine::CubinEngine(const CudaApi& api, std::shared_ptr<const KernelPack> pack, std::shared_ptr<const UNet> host,
-                         const std::string& model_sha256, const CubinOptions& options)
-    : launcher_(api, std::move(pack), options.device), host_(std::move(host)), options_(options) {
-  const ModelConfig& c = host_->config();
-  const KernelPack& p = launcher_.pack();
+void check_pack(const KernelPack& pack, const UNet& host, const std::string& model_sha256) {
+  const ModelConfig& c = host.config();
   const uint64_t floats =
       uint64_t(c.unet.channels) * uint64_t(c.clip.frames) * uint64_t(c.clip.height) * uint64_t(c.clip.width);
-  if (p.model_sha256 != model_sha256 || p.clip_floats != floats ||
-      p.film_floats + p.map_floats != host_->condition_floats()) {
-    throw Error(Status::kModelFormat, p.folder + ": the kernels were exported for another model; export them again");
-  }
-  if (options.batch < 0 || options.batch > kMaxBatch) {
-    throw Error(Status::kInvalidRequest, "batch is " + std::to_string(options.batch) + "; allowed are 1 to " +
-                                             std::to_string(kMaxBatch) + ", or 0 for the engine's choice");
-  }
+  if (pack.model_sha256 == model_sha256 && pack.clip_floats == floats &&
+      pack.film_floats + pack.map_floats == host.condition_floats())
+    return;
+  throw Error(Status::kModelFormat, pack.folder + ": the kernels were exported for another model; export them again");
+}
+
+CubinEngine::CubinEngine(const CudaApi& api, std::shared_ptr<const KernelPack> pack, std::shared_ptr<const UNet> host,
+                         const CubinOptions& options)
+    : launcher_(api, std::move(pack), options.device), host_(std::move(host)), options_(options) {
   stream_ = cuda_stream(api);
 }
 
@@ -87,8 +83,7 @@ CubinEngine::~CubinEngine() {
 
 // As many clips as were asked for, as are wanted at most, and as there is memory for.
 int CubinEngine::largest_batch(uint64_t count, int lanes, int rows) const {
-  const uint64_t most = static_cast<uint64_t>(options_.batch > 0 ? options_.batch : kDefaultBatch);
-  int clips = static_cast<int>(std::min<uint64_t>(most, static_cast<uint64_t>(next_power_of_2(count))));
+  int clips = std::min(options_.batch, next_power_of_2(count));
   size_t free_bytes = 0, total = 0;
   check_cuda(launcher_.api(), launcher_.api().MemGetInfo(&free_bytes, &total), "asking the GPU for its free memory");
   uint64_t room = free_bytes;
@@ -109,7 +104,6 @@ void CubinEngine::plan_memory(int clips, int lanes, int rows) {
 }
 
 void CubinEngine::start(Run& run, int clips) {
-  launcher_.use_device();
   check_cuda(launcher_.api(), launcher_.api().StreamSynchronize(stream_.get()), "waiting for the GPU");
   plan_memory(clips, run.lanes, run.table.size());
 }
@@ -124,7 +118,8 @@ void CubinEngine::upload_table(const Run& run, float threshold) {
              "copying the sampler table to the GPU");
 }
 
-void CubinEngine::fill(const Run& run, CubinMemory::Slot& slot, uint64_t first, int real, int clips) {
+// Slots beyond the batch repeat its last clip.
+void CubinEngine::fill(const Run& run, CubinMemory::Slot& slot, const BatchView& batch, int clips) {
   const BatchLayout& at = memory_->batch();
   const size_t film = pack().film_floats, map = pack().map_floats, floats = pack().clip_floats;
   auto* const seeds = reinterpret_cast<uint64_t*>(slot.input + at.seeds);
@@ -132,34 +127,44 @@ void CubinEngine::fill(const Run& run, CubinMemory::Slot& slot, uint64_t first, 
   auto* const conditions = reinterpret_cast<float*>(slot.input + at.conditions);
   auto* const maps = reinterpret_cast<float*>(slot.input + at.maps);
   for (int k = 0; k < clips; ++k) {
-    const uint64_t i = first + static_cast<uint64_t>(std::min(k, real - 1));
-    seeds[k] = run.request->seed;
-    indices[k] = run.clip(i);
-    if (k < real) prepare_lanes(*host_, run.guidance, run.conditions[i], run.state.data(), run.vector.data());
+    const int i = std::min(k, batch.clips - 1);
+    seeds[k] = batch.seeds[i];
+    indices[k] = batch.clip_indices[i];
+    if (k == i) prepare_lanes(*host_, run.guidance, batch.conditions[i], run.state.data(), run.vector.data());
     for (int lane = 0; lane < run.lanes; ++lane) {
       const float* const state = run.state.data() + static_cast<size_t>(lane) * (map + film);
       const size_t row = static_cast<size_t>(k) * static_cast<size_t>(run.lanes) + static_cast<size_t>(lane);
       std::copy_n(state, map, maps + row * map);
       std::copy_n(state + map, film, conditions + row * film);
     }
-    if (run.request->initial_noise != nullptr)
-      std::copy_n(run.request->initial_noise + i * floats, floats, slot.x + static_cast<size_t>(k) * floats);
+    if (batch.initial_noise != nullptr) {
+      std::copy_n(batch.initial_noise + static_cast<size_t>(i) * floats, floats,
+                  slot.x + static_cast<size_t>(k) * floats);
+    }
   }
 }
 
 // Inputs to the GPU and x_T.
-void CubinEngine::enqueue_start(const Run& run, CubinMemory::Slot& slot, int clips) {
+void CubinEngine::enqueue_start(const Run& run, CubinMemory::Slot& slot, bool noise_given, int clips) {
   const CudaApi& api = launcher_.api();
-  const BatchLayout& at = memory_->batch();
-  check_cuda(api, api.MemcpyAsync(memory_->device_input(), slot.input, at.input_bytes, kCudaToDevice, stream_.get()),
-             "copying conditions to the GPU");
-  if (run.request->initial_noise == nullptr) {
+  check_cuda(
+      api,
+      api.MemcpyAsync(memory_->device_input(), slot.input, memory_->batch().input_bytes, kCudaToDevice, stream_.get()),
+      "copying conditions to the GPU");
+  if (!noise_given) {
     launcher_.run("noise", memory_->bindings(0), clips, run.lanes, stream_.get());
     return;
   }
   const size_t bytes = space_unit_bytes(pack(), Space::kX) * static_cast<size_t>(clips);
   check_cuda(api, api.MemcpyAsync(memory_->device(Space::kX), slot.x, bytes, kCudaToDevice, stream_.get()),
              "copying the initial noise to the GPU");
+}
+
+// Counters of values that are not finite.
+void CubinEngine::enqueue_zero() {
+  const size_t bytes = space_unit_bytes(pack(), Space::kBad) * static_cast<size_t>(memory_->clips());
+  check_cuda(launcher_.api(), launcher_.api().MemsetAsync(memory_->device(Space::kBad), 0, bytes, stream_.get()),
+             "zeroing counters");
 }
 
 void CubinEngine::enqueue_eval(const Run& run, int row, int clips) {
@@ -178,11 +183,8 @@ void CubinEngine::enqueue_pack(int clips) {
   launcher_.run("pack", memory_->bindings(0), clips, memory_->lanes(), stream_.get());
 }
 
-// All rows of the table, after the counters of bad values are zero.
 void CubinEngine::enqueue_rows(const Run& run, int clips) {
-  const CudaApi& api = launcher_.api();
-  const size_t bytes = space_unit_bytes(pack(), Space::kBad) * static_cast<size_t>(memory_->clips());
-  check_cuda(api, api.MemsetAsync(memory_->device(Space::kBad), 0, bytes, stream_.get()), "zeroing counters");
+  enqueue_zero();
   for (int row = 0; row < run.table.size(); ++row) {
     enqueue_eval(run, row, clips);
     enqueue_step(run, row, clips);
@@ -219,13 +221,13 @@ void CubinEngine::enqueue_table(const Run& run, int clips) {
              "starting a CUDA graph");
 }
 
-void CubinEngine::enqueue_results(const Run& run, CubinMemory::Slot& slot, int clips) {
+void CubinEngine::enqueue_results(CubinMemory::Slot& slot, bool with_x, int clips) {
   const CudaApi& api = launcher_.api();
   check_cuda(
       api,
       api.MemcpyAsync(slot.output, memory_->device_output(), memory_->batch().output_bytes, kCudaToHost, stream_.get()),
       "copying clips from the GPU");
-  if (run.output != nullptr && !run.output->x0.empty()) {
+  if (with_x) {
     const size_t bytes = space_unit_bytes(pack(), Space::kX) * static_cast<size_t>(clips);
     check_cuda(api, api.MemcpyAsync(slot.x, memory_->device(Space::kX), bytes, kCudaToHost, stream_.get()),
                "copying x_0 from the GPU");
@@ -244,17 +246,23 @@ void CubinEngine::wait(Run& run, CubinMemory::Slot& slot, uint64_t clips_done) {
   }
 }
 
+size_t CubinEngine::count_bad(const CubinMemory::Slot& slot, int real) const {
+  const auto* const bad = reinterpret_cast<const int32_t*>(slot.output + memory_->batch().bad);
+  size_t all = 0;
+  for (int k = 0; k < real; ++k) all += static_cast<size_t>(bad[k]);
+  return all;
+}
+
 void CubinEngine::deliver(const Run& run, CubinMemory::Slot& slot, uint64_t first, int real) {
-  const BatchLayout& at = memory_->batch();
   const size_t bytes = packed_bytes(pack().clip_floats), floats = pack().clip_floats, n = static_cast<size_t>(real);
-  const auto* const bad = reinterpret_cast<const int32_t*>(slot.output + at.bad);
-  for (size_t k = 0; k < n; ++k) {
-    if (bad[k] == 0) continue;
-    throw Error(Status::kInternal, "clip " + std::to_string(run.clip(first + k)) + ": " + std::to_string(bad[k]) +
+  if (const size_t bad = count_bad(slot, real); bad > 0) {
+    throw Error(Status::kInternal, "clips " + std::to_string(run.clip(first)) + " to " +
+                                       std::to_string(run.clip(first + n - 1)) + ": " + std::to_string(bad) +
                                        " values of the network were not finite; the weights or the condition "
-                                       "weights are far outside what the model was trained on");
+                                       "weights are far outside what the model was trained on, or the precision is "
+                                       "too low for them");
   }
-  std::memcpy(run.output->packed.data() + first * bytes, slot.output + at.packed, n * bytes);
+  std::memcpy(run.output->packed.data() + first * bytes, slot.output + memory_->batch().packed, n * bytes);
   if (!run.output->x0.empty()) std::copy_n(slot.x, n * floats, run.output->x0.data() + first * floats);
 }
 
@@ -264,11 +272,12 @@ void CubinEngine::generate(const GenerateRequest& request, const GenerateOutput&
   Run run(table, guidance, *host_, pack());
   run.request = &request;
   run.output = &output;
-  run.conditions = conditions;
   run.report(0, true);
+  launcher_.use_device();
   const int batch = largest_batch(request.count, run.lanes, table.size());
   start(run, batch);
-  if (request.initial_noise != nullptr || !output.x0.empty()) memory_->want_x();
+  const bool noise_given = request.initial_noise != nullptr, with_x = !output.x0.empty();
+  if (noise_given || with_x) memory_->want_x();
   upload_table(run, request.threshold);
 
   struct Pending {
@@ -283,17 +292,21 @@ void CubinEngine::generate(const GenerateRequest& request, const GenerateOutput&
     deliver(run, memory_->slot(slot), p.first, p.real);
     p.real = 0;
   };
+  const std::vector<uint64_t> seeds(static_cast<size_t>(batch), request.seed);
+  std::vector<uint64_t> indices(static_cast<size_t>(batch));
   try {
     int slot = 0;
     for (uint64_t first = 0; first < request.count; slot = 1 - slot) {
-      const uint64_t rest = request.count - first;
-      const int real = static_cast<int>(std::min<uint64_t>(rest, static_cast<uint64_t>(batch)));
+      const int real = static_cast<int>(std::min<uint64_t>(request.count - first, static_cast<uint64_t>(batch)));
       const int clips = std::min(batch, next_power_of_2(static_cast<uint64_t>(real)));
       finish(slot);
-      fill(run, memory_->slot(slot), first, real, clips);
-      enqueue_start(run, memory_->slot(slot), clips);
+      for (int k = 0; k < real; ++k) indices[static_cast<size_t>(k)] = run.clip(first + static_cast<uint64_t>(k));
+      const BatchView view{real, seeds.data(), indices.data(), conditions.data() + first,
+                           noise_given ? request.initial_noise + first * pack().clip_floats : nullptr};
+      fill(run, memory_->slot(slot), view, clips);
+      enqueue_start(run, memory_->slot(slot), noise_given, clips);
       enqueue_table(run, clips);
-      enqueue_results(run, memory_->slot(slot), clips);
+      enqueue_results(memory_->slot(slot), with_x, clips);
       pending[static_cast<size_t>(slot)] = {first, real};
       first += static_cast<uint64_t>(real);
     }
@@ -304,6 +317,54 @@ void CubinEngine::generate(const GenerateRequest& request, const GenerateOutput&
     throw;
   }
   run.report(request.count, true);
+}
+
+class CubinEngine::RowByRow final : public BatchBackend {
+ public:
+  RowByRow(CubinEngine& engine, const SamplerTable& table, const Guidance& guidance, int clips)
+      : engine_(engine), run_(table, guidance, *engine.host_, engine.pack()), clips_(clips) {
+    engine_.launcher_.use_device();
+    engine_.start(run_, clips);
+    engine_.memory_->want_x();
+  }
+  ~RowByRow() override { engine_.launcher_.api().StreamSynchronize(engine_.stream_.get()); }
+
+  void prepare(const SamplerTable& table, const BatchView& batch) override {
+    if (&table != &run_.table || batch.clips < 1 || batch.clips > clips_)
+      throw Error(Status::kInternal, "a backend runs batches of one table");
+    real_ = batch.clips;
+    engine_.upload_table(run_, 0.5f);
+    engine_.fill(run_, slot(), batch, clips_);
+    engine_.enqueue_start(run_, slot(), batch.initial_noise != nullptr, clips_);
+    engine_.enqueue_zero();
+  }
+  void eval(int row) override { engine_.enqueue_eval(run_, row, clips_); }
+  void step(int row) override { engine_.enqueue_step(run_, row, clips_); }
+  size_t finish(float threshold, uint8_t* packed) override {
+    const CudaApi& api = engine_.launcher_.api();
+    check_cuda(api, api.StreamSynchronize(engine_.stream_.get()), "making clips on the GPU");
+    engine_.upload_table(run_, threshold);
+    engine_.enqueue_pack(clips_);
+    engine_.enqueue_results(slot(), true, clips_);
+    engine_.wait(run_, slot(), 0);
+    const size_t bytes = packed_bytes(engine_.pack().clip_floats) * static_cast<size_t>(real_);
+    std::memcpy(packed, slot().output + engine_.memory_->batch().packed, bytes);
+    return engine_.count_bad(slot(), real_);
+  }
+  void copy_x0(float* out) override {
+    std::copy_n(slot().x, engine_.pack().clip_floats * static_cast<size_t>(real_), out);
+  }
+
+ private:
+  CubinMemory::Slot& slot() { return engine_.memory_->slot(0); }
+
+  CubinEngine& engine_;
+  Run run_;
+  int clips_, real_ = 0;
+};
+
+std::unique_ptr<BatchBackend> CubinEngine::backend(const SamplerTable& table, const Guidance& guidance, int clips) {
+  return std::make_unique<RowByRow>(*this, table, guidance, clips);
 }
 
 }  // namespace gaitcrafter

@@ -6,27 +6,32 @@
 #include <map>
 #include <memory>
 #include <span>
+#include <string>
 #include <tuple>
 #include <vector>
 
 #include "backends/cuda/cubin_memory.h"
 #include "denoiser/denoiser.h"
+#include "engine/network.h"
 #include "engine/request.h"
 
 namespace gaitcrafter {
 
 struct CubinOptions {
   int device = 0;      // CUDA's number of the GPU
-  int batch = 0;       // most clips at a time; 0: 64, or fewer if memory is short
+  int batch = 64;      // most clips at a time; fewer if memory is short
   bool graphs = true;  // false: every launch by itself, for tests and for finding out what a graph hides
 };
+
+// Throws kModelFormat unless the kernels were exported for this model.
+void check_pack(const KernelPack& pack, const UNet& host, const std::string& model_sha256);
 
 class CubinEngine {
  public:
   // `host` is the same model on the CPU, in any precision: it works out what conditions and timesteps come to. Throws
-  // kModelFormat if pack and model do not belong together, and what Launcher throws.
+  // what Launcher throws.
   CubinEngine(const CudaApi& api, std::shared_ptr<const KernelPack> pack, std::shared_ptr<const UNet> host,
-              const std::string& model_sha256, const CubinOptions& options);
+              const CubinOptions& options);
   ~CubinEngine();
 
   const KernelPack& pack() const { return launcher_.pack(); }
@@ -36,7 +41,12 @@ class CubinEngine {
   void generate(const GenerateRequest& request, const GenerateOutput& output,
                 std::span<const ClipConditions> conditions, const SamplerTable& table, const Guidance& guidance);
 
+  // Row by row, for the sampler's loop: batches of `clips`. The engine outlives it, and is used by nobody else
+  // meanwhile.
+  std::unique_ptr<BatchBackend> backend(const SamplerTable& table, const Guidance& guidance, int clips);
+
  private:
+  class RowByRow;
   struct Run;                                                      // one call's facts
   using GraphKey = std::tuple<int, int, bool, std::vector<bool>>;  // clips, rows, dynamic limits, rows in fp32
 
@@ -44,15 +54,17 @@ class CubinEngine {
   void plan_memory(int clips, int lanes, int rows);
   void start(Run& run, int clips);
   void upload_table(const Run& run, float threshold);
-  void fill(const Run& run, CubinMemory::Slot& slot, uint64_t first, int real, int clips);
-  void enqueue_start(const Run& run, CubinMemory::Slot& slot, int clips);
+  void fill(const Run& run, CubinMemory::Slot& slot, const BatchView& batch, int clips);
+  void enqueue_start(const Run& run, CubinMemory::Slot& slot, bool noise_given, int clips);
   void enqueue_eval(const Run& run, int row, int clips);
   void enqueue_step(const Run& run, int row, int clips);
   void enqueue_pack(int clips);
+  void enqueue_zero();
   void enqueue_rows(const Run& run, int clips);
   void enqueue_table(const Run& run, int clips);
-  void enqueue_results(const Run& run, CubinMemory::Slot& slot, int clips);
+  void enqueue_results(CubinMemory::Slot& slot, bool with_x, int clips);
   void wait(Run& run, CubinMemory::Slot& slot, uint64_t clips_done);
+  size_t count_bad(const CubinMemory::Slot& slot, int real) const;
   void deliver(const Run& run, CubinMemory::Slot& slot, uint64_t first, int real);
   const GraphExecHandle& graph(const Run& run, int clips);
 
