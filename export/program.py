@@ -2,7 +2,8 @@
 
 Launches are recorded once, for one clip, on tensors without data. No tile and no constant depends on the number of clips, so a
 launch of n clips has n times the programs along the first grid axis, and n times the bytes in every buffer of activations: one list
-serves every batch. Guidance puts two lanes into a clip (conditioned, null), which lie by turns; the network counts lanes, the rest clips.
+serves every batch. Guidance puts two lanes into a clip (conditioned, null), which lie by turns; the network counts lanes, the rest
+clips.
 """
 
 from __future__ import annotations

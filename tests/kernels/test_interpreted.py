@@ -26,9 +26,18 @@ def _pytest(*arguments: str) -> None:
 
 
 def test_every_kernel_against_its_reference() -> None:
-    files = sorted(str(path) for path in FOLDER.glob("check_*.py") if path.name != "check_network.py")
+    files = sorted(str(path) for path in FOLDER.glob("check_*.py") if path.name not in ("check_network.py", "check_cubin.py"))
     assert len(files) == 5
     _pytest(*files)
+
+
+def test_the_cubin_backends_launch_list() -> None:
+    _pytest(str(FOLDER / "check_cubin.py"))
+
+
+@pytest.mark.slow
+def test_the_cubin_backend_in_other_modes() -> None:
+    _pytest("-m", "slow", str(FOLDER / "check_cubin.py"))
 
 
 @pytest.mark.slow

@@ -170,6 +170,7 @@ int main(int argc, char** argv) {
     try {
       fine = check_pack(argv[i], library) && fine;
     } catch (const Error& e) {
+      std::printf("\n");
       std::fprintf(stderr, "%s: %s\n", argv[i], e.what());
       if (e.status() == Status::kCapability || e.status() == Status::kMissingExtra) return 77;
       fine = false;

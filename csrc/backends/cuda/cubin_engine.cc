@@ -72,7 +72,7 @@ void check_pack(const KernelPack& pack, const UNet& host, const std::string& mod
 
 CubinEngine::CubinEngine(const CudaApi& api, std::shared_ptr<const KernelPack> pack, std::shared_ptr<const UNet> host,
                          const CubinOptions& options)
-    : launcher_(api, std::move(pack), options.device), host_(std::move(host)), options_(options) {
+    : launcher_(api, std::move(pack), options.device, options.careful), host_(std::move(host)), options_(options) {
   stream_ = cuda_stream(api);
 }
 
@@ -213,7 +213,7 @@ const GraphExecHandle& CubinEngine::graph(const Run& run, int clips) {
 }
 
 void CubinEngine::enqueue_table(const Run& run, int clips) {
-  if (!options_.graphs) {
+  if (!options_.graphs || options_.careful) {
     enqueue_rows(run, clips);
     return;
   }

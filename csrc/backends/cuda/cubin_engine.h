@@ -18,9 +18,10 @@
 namespace gaitcrafter {
 
 struct CubinOptions {
-  int device = 0;      // CUDA's number of the GPU
-  int batch = 64;      // most clips at a time; fewer if memory is short
-  bool graphs = true;  // false: every launch by itself, for tests and for finding out what a graph hides
+  int device = 0;        // CUDA's number of the GPU
+  int batch = 64;        // most clips at a time; fewer if memory is short
+  bool graphs = true;    // false: every launch by itself
+  bool careful = false;  // every launch by itself and waited for, so that an error names its kernel
 };
 
 // Throws kModelFormat unless the kernels were exported for this model.

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <charconv>
+#include <cstdlib>
 
 #include "backends/cuda/cubin_engine.h"
 #include "cache/packed_cache.h"
@@ -35,6 +36,8 @@ class CubinNetwork final : public Network {
     options_.device = device_number(options.device);
     options_.batch = options.batch > 0 ? options.batch : kLargestBatch;
     options_.graphs = graphs;
+    const char* const careful = std::getenv("GAITCRAFTER_CUDA_CAREFUL");
+    options_.careful = careful != nullptr && std::string(careful) == "1";
     if (!options.isa.empty()) refuse("isa is for backend \"native\"");
     if (options.precision != "auto" && options.precision != pack_->precision) {
       refuse("precision is \"" + options.precision + "\", but " + pack_->folder + " holds kernels in " +

@@ -13,8 +13,8 @@ constexpr size_t kMaxPointers = 64;
 
 }  // namespace
 
-Launcher::Launcher(const CudaApi& api, std::shared_ptr<const KernelPack> pack, int device)
-    : api_(api), pack_(std::move(pack)), device_(device) {
+Launcher::Launcher(const CudaApi& api, std::shared_ptr<const KernelPack> pack, int device, bool careful)
+    : api_(api), pack_(std::move(pack)), device_(device), careful_(careful) {
   int count = 0;
   check_cuda(api_, api_.GetDeviceCount(&count), "looking for a GPU");
   if (device < 0 || device >= count) {
@@ -103,8 +103,9 @@ void Launcher::run(const std::string& list, const Bindings& bindings, int clips,
     config.shared_bytes = loaded.shared_bytes;
     config.stream = stream;
     const int error = api_.LaunchKernelExC(&config, loaded.kernel, arguments.data());
-    if (error != kCudaSuccess)
-      check_cuda(api_, error, "starting kernel " + pack_->kernels[static_cast<size_t>(call.kernel)].name);
+    const auto what = [&] { return "kernel " + pack_->kernels[static_cast<size_t>(call.kernel)].name; };
+    if (error != kCudaSuccess) check_cuda(api_, error, "starting " + what());
+    if (careful_) check_cuda(api_, api_.StreamSynchronize(stream), "running " + what() + " of " + list);
   }
 }
 

@@ -17,7 +17,8 @@ using Bindings = std::array<std::byte*, kSpaces>;
 class Launcher {
  public:
   // Checks for a GPU first. Loads all kernels and copies the weights. Throws kCapability, kOutOfMemory, kInternal.
-  Launcher(const CudaApi& api, std::shared_ptr<const KernelPack> pack, int device);
+  // `careful` waits for every kernel, so that what goes wrong inside one is reported with its name.
+  Launcher(const CudaApi& api, std::shared_ptr<const KernelPack> pack, int device, bool careful = false);
 
   const CudaApi& api() const { return api_; }
   const KernelPack& pack() const { return *pack_; }
@@ -39,6 +40,7 @@ class Launcher {
   const CudaApi& api_;
   std::shared_ptr<const KernelPack> pack_;
   int device_;
+  bool careful_;
   std::string chip_;
   std::vector<Loaded> kernels_;
   DeviceMemory weights_;
