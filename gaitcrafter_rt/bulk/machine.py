@@ -39,7 +39,8 @@ def open_engine(
         build = plan.spec.engine
         device = build.device if device in ("auto", "cpu") else device
         precision = build.precision if precision == "auto" else precision
-        isa = isa or os.environ.get("GAITCRAFTER_ISA") or build.isa
+        forced = os.environ.get("GAITCRAFTER_ISA") if build.isa in TIERS else None
+        isa = isa or forced or build.isa
     try:
         engine = Engine(resolve_model(model), device=device, precision=precision, threads=threads, isa=isa)
     except CapabilityError as e:
@@ -68,6 +69,8 @@ def _wanted(plan: Plan) -> str:
 
 def _way_out(plan: Plan) -> str:
     build, here = plan.spec.engine, offered()
+    if build.isa not in TIERS:
+        return f"Use a worker with such a device, or plan another job for this machine, as {build.device} stands for {build.isa}"
     there = TIERS.index(build.isa) if build.isa in TIERS else len(TIERS)
     best = max((tier for tier in here if TIERS.index(tier) <= there), key=TIERS.index, default=TIERS[0])
     precision = "" if build.precision == "fp32" else " --precision fp32"

@@ -85,6 +85,8 @@ def draft(request: Request, engine: ClipEngine) -> Plan:
         first_clip=request.first_clip, conditions=_reference(request, total),
     )  # fmt: skip
     shard, block = default_cut(total) if total > 0 else (1, 1)
+    if (batch := info.get("batch", 1)) > 1:
+        block = max(block, 4 * batch)  # a device that makes so many at once would wait for blocks of fewer
     shard = request.shard_clips or shard
     return make_plan(spec, total, shard, request.block_clips or min(block, shard))
 

@@ -53,7 +53,7 @@ def doctor(as_json: bool) -> int:
     \b
     gaitcrafter-rt doctor
     """
-    checks = [_python(), *_base(), *_native(), _models(), *_extras(), *_runtimes(), _gpu(), _disk()]
+    checks = [_python(), *_base(), *_native(), _models(), *_extras(), *_runtimes(), *_gpus(), _disk()]
     failed = any(c.status == "fail" for c in checks)
     if as_json:
         print_json({"ok": not failed, "checks": [asdict(c) for c in checks]})
@@ -151,18 +151,37 @@ def _runtimes() -> list[Check]:
     return []
 
 
-def _gpu() -> Check:
+def _gpus() -> list[Check]:
+    """Every GPU that the driver knows, and whether the torch engine can use it."""
+    from ..torch_engine.devices import OLDEST, list_gpus
+
+    try:
+        gpus = list_gpus()
+    except CapabilityError as e:
+        return [Check("GPU", "absent", str(e))]
+    checks = [Check("GPU", "absent", "the NVIDIA driver knows of none")] if not gpus else []
+    for number, gpu in enumerate(gpus):
+        text = f"cuda:{number} is {gpu.name}, compute capability {'.'.join(map(str, gpu.capability))}, {human_bytes(gpu.memory)}"
+        if gpu.capability < OLDEST:
+            text += "; too old for the GPU kernels: export the network and run it in fp16 with ONNX Runtime"
+        checks.append(Check("GPU", "ok" if gpu.capability >= OLDEST else "warn", text))
+    return [*checks, _torch_on_gpu()] if gpus else checks
+
+
+def _torch_on_gpu() -> Check:
     if not _installed("torch"):
-        return Check("GPU", "absent", "not looked for: torch is absent")
+        return Check("GPU engine", "absent", "torch is absent: pip install 'gaitcrafter-rt[gpu]'")
     try:
         import torch
 
-        if torch.cuda.is_available():
-            names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-            return Check("GPU", "ok", ", ".join(names))
-        return Check("GPU", "absent", f"torch {torch.__version__} sees none")
+        if not torch.cuda.is_available():
+            built = torch.version.cuda or "no GPU"
+            return Check("GPU engine", "warn", f"torch {torch.__version__} (built for {built}) sees no GPU")
     except (ImportError, OSError, RuntimeError) as e:
-        return Check("GPU", "warn", f"torch does not load: {e}")
+        return Check("GPU engine", "warn", f"torch does not load: {e}")
+    if not _installed("triton"):
+        return Check("GPU engine", "warn", "runs on plain torch, slowly: Triton is absent (pip install 'gaitcrafter-rt[gpu]')")
+    return Check("GPU engine", "ok", f"torch {torch.__version__}, Triton {_installed('triton')}; --device cuda")
 
 
 def _disk() -> Check:

@@ -39,11 +39,11 @@ def sampler_options(command: Any) -> Any:
             click.option("--threshold", type=float, default=0.5, show_default=True, help="A pixel above it is foreground, 0 to 1."),
             click.option("--seed", type=int, default=0, show_default=True, help="0 to 2**64 - 1."),
             click.option("--threads", type=int, help="Threads of an engine, 1 to 256.  [default: one per processor; in a job 1]"),
-            click.option("--device", default="cpu", show_default=True),
+            click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N (extra gpu)."),
             click.option(
-                "--precision", type=click.Choice(["auto", "fp32", "fp32-winograd", "bf16", "int8"]),
+                "--precision", type=click.Choice(["auto", "fp32", "fp32-winograd", "bf16", "fp16", "int8"]),
                 default="auto", show_default=True,
-                help="auto is bf16 where the processor has avx512_bf16, else fp32; int8 needs a calibrated model.",
+                help="auto is bf16 where the processor has avx512_bf16 and on a GPU, else fp32; int8 needs a calibrated model.",
             ),
         )
     ):
@@ -180,7 +180,7 @@ def run_generate(
     lists = {"identity": identities, "view": views, "covariate": covariates, "dataset": datasets}
     grid = build_request(engine.vocabulary.labels, lists, blends)
     count = clip_count(grid, n, clips_per, MOST_CLIPS)
-    batch = max(1, min(count, _BATCH * engine.info["threads"]))
+    batch = max(1, min(count, max(_BATCH * engine.info["threads"], 2 * engine.info.get("batch", 0))))
     began = time.perf_counter()
     with new_folder(out) as folder:
         sinks = open_sinks(formats, folder, edges)

@@ -49,6 +49,8 @@ def run(
     cluster = _ray(model, workers, threads or 1, grace, rank, world_size) if backend == "ray" else None
     plan = read_plan(fs, Folder(out))
     engine = open_engine(model, plan, device=device, precision=precision, isa=isa, threads=threads or 1)
+    if engine.info["device"] == "cuda" and workers in (None, "auto"):
+        processes = 1  # a GPU is one worker's
     request = _request(engine, extend=extend, **wanted)
     if dry_run:
         return _dry_run(out, request, engine, fs, processes, threads or 1, as_json)

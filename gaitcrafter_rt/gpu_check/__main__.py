@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dtypes", default="bf16,fp16,fp32", help="types of the kernel and network parity (default: all)")
     parser.add_argument("--quick", action="store_true", help="fewer batch sizes, no torch.compile")
     parser.add_argument("--compile", default="walker,paper", help="networks that torch.compile takes part in (default: both)")
+    parser.add_argument("--seconds", type=float, help="time for everything; what no longer fits is left out, and named")
     parser.add_argument("--commit", help="the commit to write into the report, where this is no git checkout")
     options = parser.parse_args(arguments)
     only, dtypes = ([name for name in text.split(",") if name] for text in (options.only, options.dtypes))
@@ -31,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     if (reason := no_gpu()) is not None:
         print(f"gpu-check: {reason}; nothing was run")
         return NO_GPU
+    from .measure import set_time
+
+    set_time(options.seconds)
     compiled = [] if options.quick else options.compile.split(",")
     return Check(dtypes, options.quick, options.out, options.commit, compiled).run(only)
 
@@ -75,7 +79,8 @@ class Check:
             found["seconds"] = time.perf_counter() - began
             self.report["sections"][name] = found
             reporting.write(self.out, self.report)
-            print(f"{name}: {found['seconds']:.0f} s, {len(found['failures'])} failures", flush=True)
+            left_out = f", left out: {', '.join(found['left_out'])}" if found.get("left_out") else ""
+            print(f"{name}: {found['seconds']:.0f} s, {len(found['failures'])} failures{left_out}", flush=True)
         failures = [f"{name}: {text}" for name, found in self.report["sections"].items() for text in found["failures"]]
         print(reporting.summary(self.report))
         for text in failures:
@@ -129,7 +134,7 @@ class Check:
 
     def batches(self) -> dict[str, list[int]]:
         """Batch sizes that are timed, by network."""
-        few, many = {"walker": [1, 32], "paper": [1, 8]}, {"walker": [1, 8, 32, 128], "paper": [1, 8, 32]}
+        few, many = {"walker": [32, 1], "paper": [8, 1]}, {"walker": [32, 1, 8, 128], "paper": [8, 1, 32]}
         return few if self.quick else many
 
     def _limits(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ..config import ModelConfig
 from ..export.cubins import distinct, key_of
 from ..export.launches import network_launches, sampler_launches
 from ..kernels.launch import Launch
-from .measure import compare
+from .measure import compare, time_left
 
 
 def warm_up(launches: Iterable[Launch]) -> list[str]:
@@ -97,18 +97,21 @@ def section(configs: dict[str, tuple[ModelConfig, int]], copy: float, products: 
     """``configs``: name to (config, batch); ``copy`` in bytes/s and ``products`` in operations/s are the measured limits."""
     torch.backends.cudnn.benchmark = True
     recorded = {name: network_launches(c, batch, dtype) + sampler_launches(c, batch) for name, (c, batch) in configs.items()}
-    rows, failures = [], []
+    rows, failures, left_out = [], [], []
     for name, launches in recorded.items():
         counts: dict[str, int] = {}
         for launch in launches:
             counts[key_of(launch)] = counts.get(key_of(launch), 0) + 1
-        for launch in distinct(launches):
+        for launch in sorted(distinct(launches), key=lambda launch: -launch.flops):
+            if time_left() < 4:
+                left_out.append(f"{name} {launch.name}")
+                continue
             try:
                 rows.append({"network": name, **_row(launch, counts[key_of(launch)], copy, products)})
             except Exception as e:
                 failures.append(f"{name} {launch.name} {launch.constants}: {type(e).__name__}: {str(e)[:300]}")
             torch.cuda.empty_cache()
-    return {"rows": rows, "failures": failures}
+    return {"rows": rows, "failures": failures, "left_out": left_out}
 
 
 def _row(launch: Launch, count: int, copy: float, products: float) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,19 @@ import torch
 
 WARM_UPS = 2
 LEAST_SECONDS = 0.002  # of one timed replay; shorter work is repeated inside the graph
+
+
+_ends: list[float] = []
+
+
+def set_time(seconds: float | None) -> None:
+    """How long the whole check may take; sections leave out what no longer fits, and say so."""
+    _ends[:] = [] if seconds is None else [time.monotonic() + seconds]
+
+
+def time_left() -> float:
+    """Seconds."""
+    return _ends[0] - time.monotonic() if _ends else float("inf")
 
 
 def captured(work: Callable[[], object], repeats: int = 1) -> Callable[[], None]:

@@ -17,13 +17,13 @@ from ..config import ModelConfig, SamplerDefaults, paper_preset
 from ..export.onnx import example_inputs
 from ..kernels import spatial_attention, temporal_attention
 from ..models import resolve_model
-from ..nn import unet as unet_module
 from ..nn.denoiser import load_unet
 from ..nn.fused import FusedUNet, route_convolutions
 from ..nn.unet import UNet3D
 from .kernels import DTYPES
-from .measure import compare
+from .measure import compare, time_left
 
+ROW_SECONDS = 12  # what a batch size wants to have left
 COMPILE_SECONDS = 100  # torch.compile of one network gets no longer
 
 
@@ -71,21 +71,6 @@ def forward_parity(model: UNet3D, dtypes: list[str], batch: int = 2) -> dict[str
 
 def _distance(a: Tensor, b: Tensor) -> float:
     return ((a.double() - b).norm() / b.norm()).item()
-
-
-@contextlib.contextmanager
-def peers_at_their_best(model: UNet3D) -> Iterator[None]:
-    """The reference keeps the position bias in place of copying it from the host in every call: so it can become a CUDA graph."""
-    saved = getattr(unet_module, "position_bias")  # noqa: B009
-    if model.position_bias is not None:
-        u = model.config.unet
-        weight = model.position_bias.weight.detach().cuda()
-        kept = saved(weight, model.config.clip.frames, u.position_max_distance).bfloat16()
-        setattr(unet_module, "position_bias", lambda weight, frames, distance: kept)  # noqa: B010
-    try:
-        yield
-    finally:
-        setattr(unet_module, "position_bias", saved)  # noqa: B010
 
 
 @contextlib.contextmanager
@@ -155,7 +140,7 @@ def section(batches: dict[str, list[int]], dtypes: list[str], compile_at: dict[s
 
     ``compile_at``: the batch at which torch.compile takes part, by network; ``products``: the measured rate of a large product.
     """
-    rows, parity, failures = [], {}, []
+    rows, parity, failures, left_out = [], {}, [], []
     for name, model in (("walker", walker()), ("paper", paper())):
         try:
             parity[name] = forward_parity(model, dtypes)
@@ -163,18 +148,20 @@ def section(batches: dict[str, list[int]], dtypes: list[str], compile_at: dict[s
         except Exception as e:
             failures.append(f"{name} parity: {type(e).__name__}: {str(e)[:300]}")
         for batch in batches.get(name, []):
+            if time_left() < ROW_SECONDS:
+                left_out.append(f"{name} batch {batch}")
+                continue
             row: dict[str, Any] = {"network": name, "batch": batch}
             rows.append(row)
             try:
-                with peers_at_their_best(model):
-                    row |= compare(contestants(model, batch), rounds=5)
-                    if compile_at.get(name) == batch:
-                        row |= _compiled(model, batch)
+                row |= compare(contestants(model, batch), rounds=5)
+                if compile_at.get(name) == batch:
+                    row |= _compiled(model, batch)
             except Exception as e:
                 failures.append(f"{name} batch {batch}: {type(e).__name__}: {str(e)[:300]}")
             row["rate_share"] = _share(model.config, batch, row, products)
             torch.cuda.empty_cache()
-    return {"rows": rows, "parity": parity, "failures": failures}
+    return {"rows": rows, "parity": parity, "failures": failures, "left_out": left_out}
 
 
 def _compiled(model: UNet3D, batch: int) -> dict[str, Any]:

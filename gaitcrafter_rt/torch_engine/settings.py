@@ -27,7 +27,7 @@ def resolve(config: ModelConfig, given: dict[str, Any]) -> dict[str, Any]:
     kind = given.get("kind", merged["kind"])
     if kind not in (merged["kind"], "ddim"):
         merged["eta"] = 0.0  # the model's eta belongs to its own sampler; another kind may have none
-    merged |= {name: _checked(name, value) for name, value in given.items()}
+    merged |= {name: _checked(name, value, config.diffusion.timesteps) for name, value in given.items()}
     compile_settings(config, merged)  # for its checks
     if merged["guidance"] != 1 and not config.conditioning.guidance_trained:
         raise InvalidRequestError(
@@ -47,7 +47,7 @@ def compile_settings(config: ModelConfig, settings: dict[str, Any]) -> list[Row]
     return compile_rows(defaults_of(settings), config.diffusion)
 
 
-def _checked(name: str, value: Any) -> Any:
+def _checked(name: str, value: Any, timesteps: int) -> Any:
     if name in _CHOICES:
         if value not in _CHOICES[name]:
             raise InvalidRequestError(f"sampler {name} is {value!r:.64}; allowed are {', '.join(_CHOICES[name])}")
@@ -62,8 +62,8 @@ def _checked(name: str, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, wanted):
         raise InvalidRequestError(f"sampler {name} has the wrong type or size: {value!r:.80}")
     if name == "steps":
-        if value < 1:
-            raise InvalidRequestError(f"steps is {value}; at least 1 is needed")
+        if not 1 <= value <= timesteps:
+            raise InvalidRequestError(f"steps is {value}; this model allows 1 to {timesteps}, its training timesteps")
         return value
     low, high, meaning = _RANGES[name]
     if not low <= value <= high or (name == "dynamic_percentile" and value in (low, high)):
