@@ -119,6 +119,7 @@ def recogniser(judge: Path, data: Path, as_json: bool) -> None:
 @click.option("--teacher-precision", default="auto", show_default=True, help="Of teacher and floor.")
 @click.option("--seed", default=0, show_default=True, help="Of the clips; the floor takes the next one.")
 @click.option("--workers", default=1, show_default=True, help="Processes that generate.")
+@click.option("--made", type=FOLDER, help="Columns that were made elsewhere, as on a GPU (docs/quality.md).")
 @click.option("--cache", type=FOLDER, help="Where clips and classifiers are kept.  [default: ~/.cache/gaitcrafter-rt/evaluate]")
 @click.option("--out", type=FOLDER, help="Also write the report as JSON to this new file.")
 @json_option
@@ -154,12 +155,12 @@ def panel(model: str, data: Path, judges: tuple[Path, ...], out: Path | None, as
         with progress(name, "clips", show=not as_json) as update:
             columns[name] = obtain(
                 source, packed.labels, options["count"], cache / "panel", seed=seed, precision=precision,
-                workers=options["workers"], progress=update, **settings,
+                workers=options["workers"], made=options["made"], progress=update, **settings,
             )  # fmt: skip
     same_run = teacher == fast and not options["fast_model"]
     clips = PanelClips(columns["teacher"], columns["fast"], columns["floor"], same_run)
     report = run_panel(clips, packed, opened, cache=cache, seed=options["seed"])
-    report["command"] = shlex.join(["gaitcrafter-rt", *sys.argv[1:]])
+    report |= {"command": shlex.join(["gaitcrafter-rt", *sys.argv[1:]]), **_made_on(options["made"])}
     if out is not None:
         with new_file(out) as f:
             f.write((json.dumps(report, indent=1) + "\n").encode())
@@ -167,6 +168,15 @@ def panel(model: str, data: Path, judges: tuple[Path, ...], out: Path | None, as
         print_json(report)
     else:
         click.echo(printable(render_markdown(report)), nl=False)
+
+
+def _made_on(folder: Path | None) -> dict[str, str]:
+    """Where columns of ``--made`` come from, for the report."""
+    if folder is None:
+        return {}
+    from ..panel.made import read_made
+
+    return {"made_on": read_made(folder).made_on}
 
 
 @click.command()
@@ -179,6 +189,7 @@ def panel(model: str, data: Path, judges: tuple[Path, ...], out: Path | None, as
 @click.option("--precision", default="auto", show_default=True, help="Of all columns.")
 @click.option("--seed", default=0, show_default=True, help="Of the clips; the noise floor takes the next one.")
 @click.option("--workers", default=1, show_default=True, help="Processes that generate.")
+@click.option("--made", type=FOLDER, help="Columns that were made elsewhere, as on a GPU (docs/quality.md).")
 @click.option("--cache", type=FOLDER, help="Where clips and classifiers are kept.  [default: ~/.cache/gaitcrafter-rt/evaluate]")
 @click.option("--out", type=FOLDER, help="Also write the report as JSON to this new file.")
 @click.option("--plot", type=FOLDER, help="Also draw it to this PNG or SVG (extra: plots).")
@@ -211,7 +222,7 @@ def steps(
         with progress(name, "clips", show=not as_json) as update:
             return obtain(
                 model, packed.labels, options["count"], cache / "panel", seed=seed, precision=options["precision"],
-                workers=options["workers"], progress=update, **settings,
+                workers=options["workers"], made=options["made"], progress=update, **settings,
             )  # fmt: skip
 
     teacher = sampler_from(options["teacher"], "--teacher")
@@ -222,7 +233,8 @@ def steps(
         for name, settings in tried.items()
     ]
     report = run_sweep(slow, floor, candidates, packed, opened, cache=cache, seed=options["seed"])
-    report |= {"teacher_sampler": options["teacher"], "command": shlex.join(["gaitcrafter-rt", *sys.argv[1:]])}
+    command = shlex.join(["gaitcrafter-rt", *sys.argv[1:]])
+    report |= {"teacher_sampler": options["teacher"], "command": command, **_made_on(options["made"])}
     if out is not None:
         with new_file(out) as f:
             f.write((json.dumps(report, indent=1) + "\n").encode())

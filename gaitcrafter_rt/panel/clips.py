@@ -53,6 +53,7 @@ def obtain(
     seed: int = 0,
     precision: str = "auto",
     workers: int = 1,
+    made: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     **sampler: Any,
 ) -> ClipSet:
@@ -64,6 +65,7 @@ def obtain(
         cache: folder of the jobs, made if absent.
         seed, sampler: as in ``Engine.generate``.
         workers: processes.
+        made: folder of columns that were made elsewhere (``made.py``); one with this model, seed and sampler is taken.
         progress: gets (clips done, of).
 
     Raises:
@@ -71,6 +73,16 @@ def obtain(
     """
     engine = open_engine(model, None, precision=precision, threads=1)
     info = engine.info
+    if made is not None:
+        from .made import find
+
+        names = Labels.model_validate(engine.vocabulary.labels)
+        found = find(made, info["model_sha256"], seed, engine.resolve_sampler(**sampler), count, names)
+        if found is not None:
+            if names != labels:
+                raise InvalidRequestError(f"the columns of {made} are numbered by the model's labels, which are not the data's")
+            engine.close()
+            return found
     key = {
         "model": info["model_sha256"], "build": engine.build, "precision": info["precision"], "isa": info["isa"], "seed": seed,
         "sampler": engine.resolve_sampler(**sampler),
