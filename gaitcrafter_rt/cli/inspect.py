@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,19 +76,35 @@ def model(path: str, as_json: bool) -> None:
 
 
 def model_facts(folder: Path) -> dict[str, Any]:
-    """Everything ``inspect model`` shows. Raises ModelFormatError if config, weights header or checksums are wrong."""
+    """Everything ``inspect model`` shows. Raises ModelFormatError if config, weights or checksums are wrong."""
     from ..package import WEIGHTS, check_sums, read_config
 
     config = read_config(folder)
     sums = check_sums(folder)
     tensors = weight_header(folder / WEIGHTS)
     packed = _packed_cache(sums[WEIGHTS])
+    if packed is not None:
+        _open(folder)
     return {
         "path": str(folder), "config": json.loads(config.to_json()), "sha256": sums,
         "weights_bytes": (folder / WEIGHTS).stat().st_size, "tensors": len(tensors),
         "parameters": sum(_count(t["shape"]) for t in tensors.values()), "dtypes": sorted({t["dtype"] for t in tensors.values()}),
         "packed_cache": packed,
     }  # fmt: skip
+
+
+def _open(folder: Path) -> None:
+    """Have the native engine read every tensor. Raises ModelFormatError for what it would not run."""
+    from ..engine import Engine
+
+    before = os.environ.get("GAITCRAFTER_CACHE")
+    os.environ["GAITCRAFTER_CACHE"] = "off"  # looking at a model leaves nothing behind
+    try:
+        Engine(folder, threads=1, precision="fp32").close()
+    finally:
+        os.environ.pop("GAITCRAFTER_CACHE")
+        if before is not None:
+            os.environ["GAITCRAFTER_CACHE"] = before
 
 
 def _packed_cache(model_sha256: str) -> dict[str, Any] | None:
