@@ -12,7 +12,7 @@ from torch import Tensor
 from ..kernels.conv2d import conv2d, pack_conv, pack_conv_transpose
 from ..kernels.group_norm_silu import affine_silu, channel_moments, group_norm_silu, norm_affine, rms_norm_silu
 from ..kernels.launch import Launch, recording, site_tile
-from ..kernels.linear import norm_linear
+from ..kernels.linear import linear_fits, norm_linear
 from ..kernels.spatial_attention import attend_sites
 from ..kernels.spatial_linear_attention import linear_attend, linear_block, pack_linear_block
 from ..kernels.temporal_attention import attend_frames, pack_block, rotary_tables, temporal_block
@@ -107,7 +107,10 @@ def _conv_small(side: int, ci: int, co: int) -> Case:
 
 
 def _projection(side: int, c: int, co: int) -> Case:
-    return Case(norm_linear, f"{c}->{co} at {side}", lambda m: (m.image(c, side), m.vector(c), m.weight(c, co, terms=c)))
+    def build(m: Maker) -> tuple[Any, ...]:
+        return m.image(c, side), m.vector(c), m.weight(c, co, terms=c)
+
+    return Case(norm_linear, f"{c}->{co} at {side}", build, halves_only=not linear_fits(c, torch.float32))
 
 
 def _linear_block(side: int, c: int, heads: int, d: int) -> Case:

@@ -50,6 +50,8 @@ def page(report: dict[str, Any]) -> str:
     m = report["machine"]
     where = f"{m['gpu']} (sm_{''.join(map(str, m['capability']))}), driver {', '.join(m['driver'])}, CUDA {m['cuda']}"
     lines = ["# GPU report", "", f"{where}, torch {m['torch']}, Triton {m['triton']}; commit {m['commit'][:12]}, {m['date']}.", ""]
+    for note in report.get("notes", []):
+        lines += [note, ""]
     for name, found in report["sections"].items():
         verdict = f"{len(found['failures'])} failures:" if found["failures"] else "No failures."
         lines += [f"## {name}", "", f"{found['seconds']:.0f} s. {verdict}", ""]

@@ -440,7 +440,7 @@ class FusedUNet(_Weights):
 
 
 def route_convolutions(network: FusedUNet, conv: str) -> FusedUNet:
-    """Set which convolutions run by torch's library: none ("triton"), all ("torch"), or those where it wins ("auto")."""
+    """Set which convolutions run by torch's library: none ("triton"), all ("torch"), or those where it is faster alone ("auto")."""
     for module in network.modules():
         if isinstance(module, FusedConv):
             module.route(conv)
@@ -448,6 +448,9 @@ def route_convolutions(network: FusedUNet, conv: str) -> FusedUNet:
 
 
 def library_wins(layer: FusedConv) -> bool:
-    """Whether torch's convolution, and what the kernel folds in as further passes, was faster on an H100 in bf16 (docs/gpu.md)."""
+    """Whether torch's convolution alone was faster than the kernel on an H100 in bf16.
+
+    In the whole network it was not, because what the kernel folds in becomes passes of their own (docs/gpu.md).
+    """
     phases, kernel, _, _, co = layer.packed.shape
     return phases == 4 or kernel == 4 or (kernel == 3 and co >= 128)

@@ -220,6 +220,45 @@ def test_closed_and_forked(pair: tuple[Engine, Engine], monkeypatch: pytest.Monk
         engine.generate([{}], steps=1)
 
 
+def test_doctor_names_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gaitcrafter_rt.cli import doctor
+
+    monkeypatch.setattr(devices, "list_gpus", lambda: [H100, Gpu("Tesla T4", (7, 5), 16 << 30)])
+    first, second, engine = doctor._gpus()
+    assert first.status == "ok" and "cuda:0 is NVIDIA H100, compute capability 9.0" in first.text
+    assert second.status == "warn" and "too old for the GPU kernels" in second.text
+    assert engine.name == "GPU engine" and (engine.status == "ok" or "sees no GPU" in engine.text)
+    monkeypatch.undo()
+    monkeypatch.setattr(devices, "LIBRARY", "libno-such-driver.so.1")
+    assert [c.status for c in doctor._gpus()] == ["absent"]
+
+
+def test_a_job_goes_on_with_the_engine_that_it_began_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The plan names backend, architecture and batch; whoever opens the job gets that engine, or a refusal."""
+    pytest.importorskip("pyarrow", reason="needs the extra bulk")
+    from gaitcrafter_rt.bulk import Grid, Request, open_or_create, run_job
+    from gaitcrafter_rt.bulk.filesystem import LocalFileSystem
+    from gaitcrafter_rt.bulk.machine import open_engine
+
+    fs = LocalFileSystem()
+    engine = open_engine(WALKER, None, isa="torch-cpu-b3")
+    request = Request(Grid(), 4, seed=3, sampler={"steps": 2})
+    job = open_or_create(fs, tmp_path / "job", request, engine)
+    assert job.plan.spec.engine.isa == "torch-cpu-b3" and job.plan.spec.engine.build == engine.build
+    monkeypatch.setenv("GAITCRAFTER_ISA", "avx2")  # says nothing to an engine of another kind
+    with open_engine(WALKER, job.plan) as again:
+        assert again.info["backend"] == "torch" and again.info["batch"] == 3
+        assert run_job(job, again, fs=fs, workers=0).exit_code == 0
+    monkeypatch.setattr(devices, "list_gpus", list)
+    elsewhere = job.plan.model_copy(
+        update={"spec": job.plan.spec.model_copy(
+            update={"engine": job.plan.spec.engine.model_copy(update={"device": "cuda", "isa": "torch-sm_90-b32"})}
+        )}
+    )  # fmt: skip
+    with pytest.raises(CapabilityError, match=r"torch-sm_90-b32 in fp32 on cuda.*Use a worker with such a device"):
+        open_engine(WALKER, elsewhere)
+
+
 def test_without_torch() -> None:
     code = f"""
 import sys
