@@ -119,7 +119,7 @@ def recogniser(judge: Path, data: Path, as_json: bool) -> None:
 @click.option("--teacher-precision", default="auto", show_default=True, help="Of teacher and floor.")
 @click.option("--seed", default=0, show_default=True, help="Of the clips; the floor takes the next one.")
 @click.option("--workers", default=1, show_default=True, help="Processes that generate.")
-@click.option("--made", type=FOLDER, help="Columns that were made elsewhere, as on a GPU (docs/quality.md).")
+@click.option("--made", type=FOLDER, help="Teacher and floor that were made elsewhere, as on a GPU.")
 @click.option("--cache", type=FOLDER, help="Where clips and classifiers are kept.  [default: ~/.cache/gaitcrafter-rt/evaluate]")
 @click.option("--out", type=FOLDER, help="Also write the report as JSON to this new file.")
 @json_option
@@ -155,7 +155,7 @@ def panel(model: str, data: Path, judges: tuple[Path, ...], out: Path | None, as
         with progress(name, "clips", show=not as_json) as update:
             columns[name] = obtain(
                 source, packed.labels, options["count"], cache / "panel", seed=seed, precision=precision,
-                workers=options["workers"], made=options["made"], progress=update, **settings,
+                workers=options["workers"], made=None if name == "fast" else options["made"], progress=update, **settings,
             )  # fmt: skip
     same_run = teacher == fast and not options["fast_model"]
     clips = PanelClips(columns["teacher"], columns["fast"], columns["floor"], same_run)
