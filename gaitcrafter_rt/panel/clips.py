@@ -95,7 +95,7 @@ def obtain(
     cells = spread_cells(Labels.model_validate(engine.vocabulary.labels), total)
     request = Request(_table(cells), total, seed=seed, sampler=sampler, block_clips=16, shard_clips=256, extend=True)
     job = open_or_create(fs, folder, request, engine)
-    report = None if progress is None else lambda now: progress(now.done, job.clips)
+    report = None if progress is None else lambda now: progress(now.clips, job.clips)
     result = run_job(job, engine, workers=workers if workers > 1 else 0, report=report)
     engine.close()
     if not result.complete:
