@@ -30,7 +30,9 @@ def test_a_column_is_the_engines_clips_and_grows(tmp_path: Path) -> None:
     with Engine.from_pretrained(MODEL, threads=1) as engine:
         labels = Labels.model_validate(engine.vocabulary.labels)
         expected = engine.generate(spread_cells(labels, 6), seed=3, steps=2)
-    few = obtain(MODEL, labels, 4, tmp_path, seed=3, steps=2)
+    told: list[tuple[int, int]] = []
+    few = obtain(MODEL, labels, 4, tmp_path, seed=3, steps=2, progress=lambda done, of: told.append((done, of)))
+    assert told[-1] == (4, 4)
     np.testing.assert_array_equal(few.bits, expected.packed[:4])
     (job,) = tmp_path.iterdir()
     kept = {path: path.stat().st_mtime_ns for path in (job / "shards").iterdir()}
