@@ -14,7 +14,7 @@ from ..kernels.group_norm_silu import affine_silu, channel_moments, group_norm_s
 from ..kernels.launch import Launch, recording, site_tile
 from ..kernels.linear import linear_fits, norm_linear
 from ..kernels.spatial_attention import attend_sites
-from ..kernels.spatial_linear_attention import linear_attend, linear_block, pack_linear_block
+from ..kernels.spatial_linear_attention import linear_attend, linear_block, linear_block_fits, pack_linear_block
 from ..kernels.temporal_attention import attend_frames, pack_block, rotary_tables, temporal_block
 from ..kernels.temporal_conv import pack_temporal_conv, temporal_conv_block
 
@@ -118,7 +118,8 @@ def _linear_block(side: int, c: int, heads: int, d: int) -> Case:
         weights = pack_linear_block(m.weight(3 * heads * d, c, terms=c), m.weight(c, heads * d, terms=heads * d), heads)
         return m.image(c, side), m.vector(c), *weights, m.vector(c), d
 
-    return Case(linear_block, f"{c} channels, {heads} heads of {d} at {side}", build)
+    name = f"{c} channels, {heads} heads of {d} at {side}"
+    return Case(linear_block, name, build, halves_only=not linear_block_fits(c, d, torch.float32))
 
 
 def _channel_moments(side: int, c: int) -> Case:

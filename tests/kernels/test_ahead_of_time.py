@@ -15,14 +15,14 @@ from gaitcrafter_rt.errors import CapabilityError
 from gaitcrafter_rt.export.cubins import SHARED_LIMITS, Kernel, compile_launch, costs, variants
 from gaitcrafter_rt.kernels.launch import Launch
 
-WITH_PRODUCTS = {"conv2d", "block", "attend", "context", "product", "temporal_conv"}
+WITH_PRODUCTS = {"conv2d", "block", "attend", "context", "product", "temporal_conv", "linear", "context_of", "product_of"}
 # They read a few numbers per program, or gather.
 WITHOUT_WIDE_LOADS = {"initial_noise", "affine", "unshuffle", "shuffle"}
 # What multiplies matrices on each chip; small tiles fall back to HMMA everywhere.
 PRODUCTS = {80: {"HMMA"}, 86: {"HMMA"}, 89: {"HMMA"}, 90: {"HGMMA", "HMMA"}, 100: {"UTCHMMA", "HMMA"}, 120: {"HMMA"}}
 OPERATIONS = {  # of values that are never negative
     "muli": operator.mul, "addi": operator.add, "subi": operator.sub, "divsi": operator.floordiv, "remsi": operator.mod,
-    "minsi": min,
+    "minsi": min, "maxsi": max,
 }  # fmt: skip
 MILLION = 245  # clips of 64x64 sites
 
@@ -79,7 +79,7 @@ def test_every_kernel_on_one_chip() -> None:
         assert check_offsets(kernel.ttir, launch.grid) > 0
         names.add(launch.name)
         wide += max(re.findall(r"tt\.addptr %\w+, %\w+ : !tt\.ptr<\w+>, (i64)", kernel.ttir), default="") == "i64"
-    assert len(names) == 17 and wide > 20
+    assert len(names) == 20 and wide > 20
 
 
 def test_a_32_bit_offset_would_be_noticed() -> None:
