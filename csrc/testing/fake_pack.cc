@@ -37,11 +37,13 @@ void write_fake_pack(const std::filesystem::path& folder, const std::function<vo
   const ModelConfig config = parse_config(config_text(), "config.json");
   const std::string weights = safetensors(tensors_of(config));
   write_package(folder / "model", config_text(), weights);
-  std::string image;
-  const std::string kernels = code_entry(image, "noise", 3, 0) + "," + code_entry(image, "film", 3, 0) + "," +
-                              code_entry(image, "net", 4, 100000) + "," + code_entry(image, "step1", 5, 0) + "," +
-                              code_entry(image, "step2", 6, 0) + "," + code_entry(image, "limit", 2, 0) + "," +
-                              code_entry(image, "pack", 4, 0);
+  std::string image, kernels;
+  const struct {
+    const char* key;
+    int pointers, shared;
+  } all[] = {{"noise", 3, 0}, {"film", 3, 0},  {"net", 4, 100000}, {"step1", 5, 0},
+             {"step2", 6, 0}, {"limit", 2, 0}, {"pack", 4, 0}};
+  for (const auto& k : all) kernels += (kernels.empty() ? "" : ",") + code_entry(image, k.key, k.pointers, k.shared);
   // Buffers: 0 x, 1 seeds, 2 clips, 3 time, 4 conditions, 5 arena, 6 weights, 7 maps, 8 out, 9 row, 10 integers, 11
   // bad, 12 level, 13 packed, 14 limit.
   const std::string buffers =
