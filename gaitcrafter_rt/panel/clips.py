@@ -100,8 +100,8 @@ def obtain(
     engine.close()
     if not result.complete:
         raise CancelledError(f"{folder} is not complete; the same command goes on where it stopped")
-    with ClipDataset.open(folder) as made:
-        batch = ClipBatch.concatenate(list(made.batches()))
+    with ClipDataset.open(folder) as clips:
+        batch = ClipBatch.concatenate(list(clips.batches()))
     if len(batch) < count:
         raise InternalError(f"{folder}: {len(batch)} of {count} clips have a silhouette; the receipts say why the others failed")
     return ClipSet.from_batch(batch[np.arange(count)], labels)
