@@ -20,7 +20,7 @@ struct FakeCalls {
   template <typename Set>
   static void* handle(Set& live) {
     FakeCuda& f = fake();
-    void* const made = reinterpret_cast<void*>(f.next_ += 0x10);
+    void* const made = f.new_handle();
     if constexpr (requires { live.insert(made); }) {
       live.insert(made);
     } else {
@@ -44,7 +44,9 @@ struct FakeCalls {
     f.expect(bytes > 0, std::string(name) + " of no bytes");
     // CUDA aligns to 256 bytes.
     auto storage = std::make_unique<std::byte[]>(bytes + 256);
-    auto* const at = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(storage.get()) + 255) / 256 * 256);
+    void* place = storage.get();
+    size_t room = bytes + 256;
+    auto* const at = static_cast<std::byte*>(std::align(256, bytes, place, room));
     std::memset(at, 0xCD, bytes);  // nothing may count on zeros
     memory[at] = bytes;
     f.storage_[at] = std::move(storage);
@@ -193,7 +195,7 @@ struct FakeCalls {
     FakeCuda& f = fake();
     if (const int e = f.begin("LibraryGetKernel")) return e;
     f.expect(f.libraries_.contains(library), "a kernel of a dead library");
-    void* const made = reinterpret_cast<void*>(f.next_ += 0x10);
+    void* const made = f.new_handle();
     f.kernels_[made] = {library, name};
     *kernel = static_cast<CudaKernel>(made);
     return kCudaSuccess;
@@ -294,6 +296,8 @@ int FakeCuda::begin(const char* name) {
   const auto found = failures_.find(name);
   return found != failures_.end() && found->second.first == made ? found->second.second : kCudaSuccess;
 }
+
+void* FakeCuda::new_handle() { return handles_.emplace_back(std::make_unique<char>()).get(); }
 
 void FakeCuda::submit(CudaStream stream, std::function<void()> work) {
   expect(streams_.contains(stream), "work for a dead stream");

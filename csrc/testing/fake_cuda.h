@@ -58,6 +58,7 @@ class FakeCuda {
   using Queue = std::vector<Work>;
 
   int begin(const char* name);
+  void* new_handle();
   void submit(CudaStream stream, std::function<void()> work);
   size_t room(const void* pointer, const std::map<const std::byte*, size_t>& memory) const;
   bool inside(const void* pointer, size_t bytes, const std::map<const std::byte*, size_t>& memory) const;
@@ -75,7 +76,7 @@ class FakeCuda {
   std::map<const void*, int> shared_;
   CudaStream capturing_ = nullptr;
   Queue captured_;
-  uintptr_t next_ = 0x1000;
+  std::vector<std::unique_ptr<char>> handles_;  // whose addresses the handles are
   int queries_ = 0;
   FakeCuda* before_ = nullptr;
 };

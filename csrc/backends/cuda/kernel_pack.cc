@@ -59,7 +59,7 @@ class Values {
 
   // A name that can stand in a path or go to the loader as it is.
   std::string word(const json& value, const std::string& where, std::string_view also = "") const {
-    const std::string word = text(value, where, 128);
+    std::string word = text(value, where, 128);
     const auto allowed = [&](char c) {
       return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
              also.find(c) != std::string_view::npos;
