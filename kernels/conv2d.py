@@ -300,8 +300,10 @@ def tiles_of(
         return rows, min(32, padded(co)), min(32, depth), 8
     columns = min(128 if rows == 128 else 64, padded(co))
     # With a block per tap the compiler unrolls the nine of a narrow convolution, which takes registers.
+    # Two inputs are two such loops: the narrowest take twice the warps.
     is_short = kernel == 3 and c2 == 0 and depth <= 64
-    return rows, columns, min(32 if is_short else 64, depth), 8 if columns == 128 else 4
+    is_narrow = columns < 64 and rows == 128 and c2 > 0
+    return rows, columns, min(32 if is_short else 64, depth), 8 if columns == 128 or is_narrow else 4
 
 
 def images_together(frames: int, sites: int) -> int:
