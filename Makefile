@@ -28,6 +28,7 @@ demo:  ## build, generate clips with the model that ships, and show where they a
 test:  ## install what the tests need and run them, C++ and Python
 	@tools/system-packages.sh $(TEST_PACKAGES)
 	@tools/system-packages.sh chromium-headless-shell || echo "going on without a browser: the test that needs it will say so"
+	@tools/onnxruntime-sdk.sh || true  # says what is left out without it
 	@tools/venv.sh $(TEST) $(EXTRAS)
 	@tools/cpp-tests.sh release $(TEST)/bin/python
 	@$(TEST)/bin/python tests/install_peers.py

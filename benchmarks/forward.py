@@ -106,7 +106,7 @@ def prepare(preset: str, folder: Path) -> tuple[np.ndarray, Any]:
         config = ModelConfig(name="walker", unet=walker_preset(), conditioning=wiring, labels=labels)
     model = UNet3D(config).eval()
     write_package(folder / "model", config, model.state_dict(), "# random weights for a benchmark\n")
-    inputs = export_onnx(model, folder / "model.onnx")
+    inputs = export_onnx(model, folder / "model.onnx", opset=20)
     if model.null_cond is not None:
         inputs["cond"] = model.null_cond.detach()[None]
     np.savez(folder / "conditions.npz", **{k: v.numpy() for k, v in inputs.items() if k not in ("x", "t")})

@@ -1,5 +1,6 @@
 #include "backends/described.h"
 
+#include "backends/exported.h"
 #include "core/error.h"
 #include "model/package.h"
 
@@ -27,6 +28,10 @@ class Described final : public Network {
 }  // namespace
 
 std::unique_ptr<Network> open_described(const std::string& path, const EngineOptions& /*options*/) {
+  if (is_export(path)) {
+    Exported exported = read_export(path);
+    return std::make_unique<Described>(std::move(exported.config), std::move(exported.model_sha256));
+  }
   const auto folder = ModelFolder::open(path);
   return std::make_unique<Described>(folder->config(), folder->sha256());
 }

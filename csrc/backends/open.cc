@@ -4,6 +4,9 @@
 
 #include "backends/cuda/cubin_network.h"
 #include "backends/described.h"
+#ifdef GAITCRAFTER_ONNXRUNTIME
+#include "backends/onnxruntime/network.h"
+#endif
 #include "core/error.h"
 #include "engine/network.h"
 
@@ -18,9 +21,17 @@ struct Entry {
   std::string_view remedy;  // what brings it
 };
 
+#ifdef GAITCRAFTER_ONNXRUNTIME
+constexpr Opener kOnnxRuntime = &open_onnxruntime;
+#else
+constexpr Opener kOnnxRuntime = nullptr;
+#endif
+
 constexpr std::array kEntries = {
     Entry{"none", &open_described, ""},
     Entry{"cubin", &open_cubin, ""},
+    Entry{"onnxruntime", kOnnxRuntime,
+          "run tools/onnxruntime-sdk.sh in the source tree and build again (docs/export.md)"},
 };
 
 }  // namespace

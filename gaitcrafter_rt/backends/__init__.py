@@ -16,6 +16,8 @@ BACKENDS: dict[str, tuple[str, str]] = {
     "native": (".", "open_native"),
     "torch": ("..torch_engine", "open_torch"),
     "cubin": (".cubin", "open_cubin"),
+    "onnxruntime": (".onnxruntime", "open_session_runner"),
+    "onnxruntime-cpp": (".onnxruntime", "open_cpp"),
 }
 
 

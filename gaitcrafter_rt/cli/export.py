@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from ..errors import InvalidRequestError
 from ..models import resolve_model
 from .common import FOLDER, human_bytes, json_option, note, print_json, progress, split_list
 
@@ -48,3 +50,57 @@ def kernels(model: str, out: Path, precision: str, arch: tuple[str, ...], jobs: 
     else:
         click.echo(str(out))
         note(f"{len(manifest['kernels'])} kernels for {len(manifest[IMAGES])} targets, {human_bytes(size)}", as_json)
+
+
+@export.command()
+@click.argument("model")
+@click.argument("out", type=FOLDER)
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
+              help="Type of weights and activations; the graph's inputs and output are fp32 in all.")  # fmt: skip
+@click.option("--batch", default="dynamic", show_default=True, metavar="N|dynamic", help="Clips per call: 1 to 256, or any number.")
+@click.option("--external-data", is_flag=True, help="Weights beside the graph, in model.onnx.data; above 1 GiB they always are.")
+@click.option("--verify", is_flag=True, help="Then compare it with torch: one network call, and whole clips.")
+@click.option("--clips", default=4, show_default=True, help="Clips of --verify, 1 to 256.")
+@json_option
+def onnx(model: str, out: Path, precision: str, batch: str, external_data: bool, verify: bool, clips: int, as_json: bool) -> int:
+    """Write MODEL as an ONNX graph into the new folder OUT (extras train and onnx).
+
+    OUT holds the graph, the model's config and card, and export.json: checksums, inputs, the default sampler as a table. It is what
+    Engine.from_pretrained(OUT, backend="onnxruntime") opens, in Python and C++. An eps-model in fp16 or bf16 gets a second graph in
+    fp32 for its first steps.
+
+    --verify runs the graph on ONNX Runtime (bf16: OpenVINO, extra openvino) beside torch in fp32, prints the largest difference and
+    the share of equal pixels, and leaves with code 4 if they are beyond what the precision explains.
+
+    \b
+    gaitcrafter-rt export onnx walker walker-onnx --verify
+    gaitcrafter-rt export onnx run/model model-fp16 --precision fp16 --batch 8
+    """
+    from ..export.onnx import export_folder
+    from ..export.onnx.verify import verify_export
+
+    source = resolve_model(model)
+    folder = export_folder(source, out, precision, _batch(batch), external_data)
+    found = verify_export(folder, source, clips) if verify else None
+    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    if as_json:
+        facts = None if found is None else {**asdict(found), "passed": found.passed}
+        print_json({"folder": str(folder), "precision": precision, "batch": batch, "files": files, "verification": facts})
+    else:
+        click.echo(str(folder))
+        note(f"{len(files)} files, {human_bytes(sum(files.values()))}", as_json)
+        if found is not None:
+            click.echo(
+                f"{found.runtime} against torch fp32: largest difference {found.largest:.2e}, relative {found.relative:.2e}; "
+                f"{found.agreement:.4%} of pixels equal in {found.clips} clips of {found.steps} steps: "
+                f"{'passed' if found.passed else 'NOT within what ' + precision + ' explains'}"
+            )
+    return 0 if found is None or found.passed else 4
+
+
+def _batch(text: str) -> int | None:
+    if text == "dynamic":
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise InvalidRequestError(f"--batch is {text!r:.80}; it is a number from 1 to 256, or dynamic")
+    return int(text)
