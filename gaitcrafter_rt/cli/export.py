@@ -32,7 +32,8 @@ def kernels(model: str, out: Path, precision: str, arch: tuple[str, ...], jobs: 
 
     \b
     gaitcrafter-rt export kernels walker walker-kernels --arch 90,ptx
-    gaitcrafter-rt generate clips --model walker-kernels --device cuda ...
+
+    Then, with a GPU: Engine.from_pretrained("walker-kernels", device="cuda", backend="cubin"), or the C interface (docs/gpu.md).
 
     The folder holds programs for a GPU: take one from others only as you would take a program.
     """
