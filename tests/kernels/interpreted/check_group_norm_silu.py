@@ -58,7 +58,7 @@ def test_zeros_stay_finite() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", [(1, 1), (9, 15)], ids=["one site", "two tiles, the last of 7"])
 def test_moments_of_any_tensor(size: tuple[int, int], dtype: torch.dtype) -> None:
-    judge(channel_moments, Maker(dtype).image(2, 24, *size), dtype=dtype)
+    judge(channel_moments, Maker(dtype).image(2, 24, *size), dtype=dtype, terms=min(size[0] * size[1], 128))
 
 
 @pytest.mark.parametrize("scope", ["clip", "frame"])
