@@ -279,6 +279,7 @@ def _wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float =
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_cluster_of_two_with_one_killed_in_mid_shard(tmp_path: Path) -> None:
     """A real local Ray cluster, two actors, SIGKILL for one of them while both have shards half made: every file is the same as
     that of one process without Ray, and no process of Ray is left."""
