@@ -6,12 +6,12 @@ good and bad files that both must judge alike. Sizes are bounded here so that a 
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from .errors import ModelFormatError, UnsupportedVersionError
+from .documents import read_object, validated
+from .errors import ModelFormatError
 
 FORMAT = "gaitcrafter-model"
 FORMAT_VERSION = 2
@@ -242,28 +242,10 @@ class ModelConfig(_Strict):
         """Parse and validate. Raises UnsupportedVersionError for a newer version, ModelFormatError otherwise."""
         if len(text) > 16 << 20:
             raise ModelFormatError(f"{source}: {len(text)} bytes; a config is at most 16 MiB")
-        try:
-            raw = json.loads(text)
-        except (ValueError, RecursionError) as e:
-            raise ModelFormatError(f"{source}: not JSON: {e}") from e
-        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-            raise ModelFormatError(f'{source}: not a model config; expected an object with "format": "{FORMAT}"')
-        version = raw.get("format_version")
-        if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
-            raise UnsupportedVersionError(
-                f"{source}: format_version {version} is newer than {FORMAT_VERSION}, the newest this release reads; "
-                "upgrade gaitcrafter-rt"
-            )
+        raw = read_object(text, source, FORMAT_VERSION, ModelFormatError, FORMAT)
         if "quantisation" in raw and raw.get("format_version", 1) == 1:
             raise ModelFormatError(f"{source}: unknown field 'quantisation' in format_version 1; version 2 has it")
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as e:
-            first = e.errors()[0]
-            where = ".".join(str(p) for p in first["loc"]) or "config"
-            raise ModelFormatError(
-                f"{source}: {where}: {first['msg']} (got {first.get('input')!r:.80})"
-            ) from e
+        return validated(cls, text, source, ModelFormatError)
 
     def to_json(self) -> str:
         """Canonical text: indented, every field present, in the oldest format version that can say it."""

@@ -9,15 +9,12 @@
 #include <thread>
 #include <vector>
 
+#include "api_test.h"
 #include "gaitcrafter/gaitcrafter.h"
 
 namespace {
 
 const std::string kFixtures = GAITCRAFTER_SOURCE_DIR "/tests/fixtures/";
-
-#define EXPECT_STATUS(call, status, part)             \
-  EXPECT_EQ(call, status) << gc_last_error_message(); \
-  EXPECT_NE(std::string(gc_last_error_message()).find(part), std::string::npos) << gc_last_error_message()
 
 class CApi : public ::testing::Test {
  protected:

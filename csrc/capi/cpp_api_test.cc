@@ -1,6 +1,7 @@
 // The header-only C++ interface, compiled as C++17 and linked with libgaitcrafter alone.
 #include <gtest/gtest.h>
 
+#include "api_test.h"
 #include "gaitcrafter/gaitcrafter.hpp"
 
 namespace {
@@ -24,16 +25,6 @@ Request quick() {
   r.seed = 11;
   r.sampler.steps = 2;
   return r;
-}
-
-template <typename Work>
-Error thrown_by(Work work) {
-  try {
-    work();
-  } catch (const Error& e) {
-    return e;
-  }
-  return Error(GC_OK, "nothing was thrown");
 }
 
 TEST(CppApi, GeneratesByNameAndByIndexAlike) {

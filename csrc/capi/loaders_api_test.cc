@@ -5,6 +5,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "api_test.h"
 #include "gaitcrafter/reader.hpp"
 #include "gaitcrafter/stream.hpp"
 
@@ -19,20 +20,6 @@ using gaitcrafter::Error;
 
 const std::string kFixtures = GAITCRAFTER_SOURCE_DIR "/tests/fixtures/";
 const std::string kCache = kFixtures + "cache-version-1";
-
-template <typename Work>
-Error thrown_by(Work work) {
-  try {
-    work();
-  } catch (const Error& e) {
-    return e;
-  }
-  return Error(GC_OK, "nothing was thrown");
-}
-
-#define EXPECT_STATUS(call, status, part)             \
-  EXPECT_EQ(call, status) << gc_last_error_message(); \
-  EXPECT_NE(std::string(gc_last_error_message()).find(part), std::string::npos) << gc_last_error_message()
 
 TEST(ReaderApi, ReadsClipsAndLabels) {
   const ClipReader clips(kCache, true);

@@ -7,6 +7,16 @@
 namespace gaitcrafter {
 namespace {
 
+std::vector<Lifetime> some_buffers(std::mt19937& random) {
+  std::vector<Lifetime> buffers(40);
+  for (Lifetime& b : buffers) {
+    b.bytes = random() % 5000;
+    b.first = static_cast<int>(random() % 60);
+    b.last = b.first + static_cast<int>(random() % 20);
+  }
+  return buffers;
+}
+
 bool alive_together(const Lifetime& a, const Lifetime& b) { return a.first <= b.last && b.first <= a.last; }
 
 void expect_valid(const std::vector<Lifetime>& buffers, const Placement& p) {
@@ -26,12 +36,7 @@ void expect_valid(const std::vector<Lifetime>& buffers, const Placement& p) {
 TEST(Memory, BuffersThatLiveTogetherAreApart) {
   std::mt19937 random(1);
   for (int round = 0; round < 50; ++round) {
-    std::vector<Lifetime> buffers(40);
-    for (Lifetime& b : buffers) {
-      b.bytes = random() % 5000;
-      b.first = static_cast<int>(random() % 60);
-      b.last = b.first + static_cast<int>(random() % 20);
-    }
+    const std::vector<Lifetime> buffers = some_buffers(random);
     expect_valid(buffers, place_buffers(buffers));
   }
 }
@@ -53,12 +58,7 @@ TEST(Memory, SmallOnesFillTheHoles) {
 TEST(Memory, NoBufferLiesAcrossTheEndOfTheFirstWorkspace) {
   std::mt19937 random(2);
   for (int round = 0; round < 50; ++round) {
-    std::vector<Lifetime> buffers(40);
-    for (Lifetime& b : buffers) {
-      b.bytes = random() % 5000;
-      b.first = static_cast<int>(random() % 60);
-      b.last = b.first + static_cast<int>(random() % 20);
-    }
+    const std::vector<Lifetime> buffers = some_buffers(random);
     const size_t own = random() % 200 * kMemoryAlignment;
     const Placement p = place_buffers(buffers, own);
     expect_valid(buffers, p);

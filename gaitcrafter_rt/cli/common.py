@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -75,6 +77,17 @@ def progress(what: str, unit: str, *, show: bool = True) -> Iterator[Callable[[i
             bar.update(task, completed=done, total=total)
 
         yield update
+
+
+def command_to_type() -> str:
+    """``gaitcrafter-rt``, or its path where the shell would find none or another one (a virtual environment that is not active)."""
+    name, started = "gaitcrafter-rt", Path(sys.argv[0])
+    if started.name != name:
+        return name
+    found = shutil.which(name)
+    if found is not None and Path(found).resolve() == started.resolve():
+        return name
+    return shlex.quote(str(started))
 
 
 def split_list(values: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ..errors import OutputError
-from .common import FOLDER, json_option, note, print_json, progress
+from .common import FOLDER, command_to_type, json_option, note, print_json, progress
 from .generate import open_engine
 
 MADE_BY = "gaitcrafter-rt demo"
@@ -105,8 +105,9 @@ def _tell(out: Path, model: str, r: dict[str, Any]) -> None:
     click.echo(f"  {out / 'opengait'}     OpenGait tree, {r['classes']} identities")
     click.echo(f"  {out / 'clips.npz'}    packed bits, for numpy")
     click.echo("\nNext:")
+    me = command_to_type()
     chosen = "" if model == "walker" else f" --model {model}"
-    click.echo(f"  gaitcrafter-rt generate clips{chosen} --identities all --views 000,090 --covariates nm --format opengait")
-    click.echo(f"  gaitcrafter-rt inspect model {model}")
-    click.echo("  gaitcrafter-rt bench latency")
-    click.echo("  gaitcrafter-rt --help")
+    click.echo(f"  {me} generate clips{chosen} --identities all --views 000,090 --covariates nm --format opengait")
+    click.echo(f"  {me} inspect model {model}")
+    click.echo(f"  {me} bench latency")
+    click.echo(f"  {me} --help")

@@ -17,7 +17,7 @@ COMMANDS = {
     "demo": (".demo", "demo", "Generate a few clips with the model that ships and draw them."),
     "generate": (".generate", "generate", "Generate clips into a folder: a few, or a bulk job of any size."),
     "jobs": (".jobs", "jobs", "Show how far a bulk job is, finished or running."),
-    "dataset": (".dataset", "dataset", "Verify and count the clips of a bulk job."),
+    "dataset": (".dataset", "dataset", "Verify, count, merge, pack and export the clips of bulk jobs."),
     "convert": (".convert", "convert", "Turn a checkpoint of the base network into a model package."),
     "train": (".train", "train", "Train a model on a packed training set."),
     "distill": (".distill", "distill", "Distil a model into students of a few network calls."),

@@ -16,15 +16,15 @@ tried in order and the first that fits a file wins. Files end in .pkl (one seque
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from ..errors import DataFormatError, UnsupportedVersionError
+from ..documents import read_object, validated
+from ..errors import DataFormatError
 from ..files import PathLike
 
 FIELDS = ("dataset", "identity", "covariate", "sequence", "view", "frame")
@@ -64,26 +64,13 @@ class Mapping(BaseModel):
             raise DataFormatError(f"{path}: the mapping cannot be read: {e.strerror or e}") from e
         if len(text) > 16 << 20:
             raise DataFormatError(f"{path}: {len(text)} bytes; a mapping is at most 16 MiB")
-        try:
-            raw = json.loads(text)
-        except (ValueError, RecursionError) as e:
-            raise DataFormatError(f"{path}: not JSON: {e}") from e
-        version = raw.get("format_version") if isinstance(raw, dict) else None
-        if isinstance(version, int) and version > MAPPING_VERSION:
-            raise UnsupportedVersionError(
-                f"{path}: format_version {version} is newer than {MAPPING_VERSION}; upgrade gaitcrafter-rt"
-            )
+        raw = read_object(text, path, MAPPING_VERSION, DataFormatError)
         return cls.parse(raw, str(path))
 
     @classmethod
     def parse(cls, raw: object, source: str = "mapping") -> Mapping:
         """Validate a mapping given as plain values, its patterns included. Raises DataFormatError."""
-        try:
-            mapping = cls.model_validate(raw)
-        except ValidationError as e:
-            first = e.errors()[0]
-            where = ".".join(str(p) for p in first["loc"]) or "mapping"
-            raise DataFormatError(f"{source}: {where}: {first['msg']} (got {first.get('input')!r:.80})") from e
+        mapping = validated(cls, raw, source, DataFormatError)
         mapping.compiled(source)
         return mapping
 

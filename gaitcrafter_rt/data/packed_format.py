@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..config import AXES, Labels
-from ..errors import DataFormatError, UnsupportedVersionError
+from ..documents import read_object, validated
+from ..errors import DataFormatError
 from ..files import PathLike
 
 FORMAT: Final = "gaitcrafter-packed"
@@ -60,24 +60,8 @@ class PackedMeta(BaseModel):
                 f"{folder}: not a packed training set: {path.name} cannot be read ({e.strerror}); "
                 "make one with 'gaitcrafter-rt pack TREE' (captured people) or 'gaitcrafter-rt walkers render'"
             ) from e
-        try:
-            raw = json.loads(text)
-        except (ValueError, RecursionError) as e:
-            raise DataFormatError(f"{path}: not JSON: {e}") from e
-        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-            raise DataFormatError(f'{path}: expected an object with "format": "{FORMAT}"')
-        version = raw.get("format_version")
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise UnsupportedVersionError(
-                f"{path}: format_version {version} is newer than {FORMAT_VERSION}, the newest this release reads; "
-                "upgrade gaitcrafter-rt"
-            )
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as e:
-            first = e.errors()[0]
-            where = ".".join(str(p) for p in first["loc"]) or "meta"
-            raise DataFormatError(f"{path}: {where}: {first['msg']} (got {first.get('input')!r:.80})") from e
+        read_object(text, path, FORMAT_VERSION, DataFormatError, FORMAT)
+        return validated(cls, text, path, DataFormatError)
 
 
 def packed_bytes(frames: int, height: int, width: int) -> int:

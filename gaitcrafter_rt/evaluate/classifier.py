@@ -10,7 +10,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ except ImportError as e:
 from ..config import Labels
 from ..data.packed import PackedClips
 from ..errors import OutputError
+from ..torch_threads import torch_threads
 from .classifier_input import PLANES, clip_planes
 from .clipset import ClipSet
 
@@ -95,7 +96,7 @@ def obtain(
     if path.exists() and _load(net, path):
         return Classifier(net)
     features = np.concatenate([clip_planes(chunk) for chunk in training.chunks()])
-    with _torch_threads(threads):
+    with torch_threads(threads):
         _train(net, training, features, progress)
     _save(net, path)
     return Classifier(net)
@@ -162,17 +163,6 @@ def _scaled(planes: Tensor) -> Tensor:
 
 def _vocabulary(labels: Labels) -> str:
     return repr((labels.view, labels.covariate))
-
-
-@contextmanager
-def _torch_threads(threads: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if threads:
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _save(net: _Net, path: Path) -> None:

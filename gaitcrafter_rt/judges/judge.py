@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 try:
     import torch
@@ -18,12 +16,14 @@ except ImportError as e:
 
     raise MissingExtraError.for_extra("train", "judging clips", e.name) from e
 
-from ..errors import DataFormatError, InvalidRequestError, ModelFormatError, UnsupportedVersionError
+from ..documents import read_object, validated
+from ..errors import DataFormatError, InvalidRequestError, ModelFormatError
 from ..evaluate.clipset import ClipSet
 from ..files import PathLike
+from ..torch_threads import torch_threads
 from .networks import build
 from .settings import FORMAT, FORMAT_VERSION, JudgeConfig
-from .training import CONFIG, WEIGHTS, _threads
+from .training import CONFIG, WEIGHTS
 
 _LIMIT = 64 << 20  # bytes of either file
 
@@ -65,7 +65,7 @@ class Judge:
         if clips.ndim != 4 or clips.shape[2:] != wanted:
             raise InvalidRequestError(f"clips have shape {clips.shape}; this judge takes [clips, frames, {wanted[0]}, {wanted[1]}]")
         out = []
-        with _threads(self.config.settings.threads):
+        with torch_threads(self.config.settings.threads):
             for start in range(0, len(clips), 32):
                 chunk = torch.from_numpy((clips[start : start + 32] != 0).astype(np.float32))
                 out.append(self.net(chunk)[0].numpy())
@@ -97,18 +97,5 @@ def _read(path: Path) -> bytes:
 
 def _read_config(path: Path) -> JudgeConfig:
     text = _read(path)
-    try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError) as e:
-        raise ModelFormatError(f"{path}: not JSON: {e}") from e
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        raise ModelFormatError(f'{path}: expected an object with "format": "{FORMAT}"')
-    version = raw.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise UnsupportedVersionError(f"{path}: format_version {version} is newer than {FORMAT_VERSION}; upgrade gaitcrafter-rt")
-    try:
-        return JudgeConfig.model_validate_json(text)
-    except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(str(p) for p in first["loc"]) or "judge"
-        raise ModelFormatError(f"{path}: {where}: {first['msg']} (got {first.get('input')!r:.80})") from e
+    read_object(text, path, FORMAT_VERSION, ModelFormatError, FORMAT)
+    return validated(JudgeConfig, text, path, ModelFormatError)

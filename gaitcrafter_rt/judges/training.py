@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 try:
@@ -19,6 +18,7 @@ except ImportError as e:
 from ..data.packed import PackedClips
 from ..errors import CapabilityError
 from ..files import PathLike, new_folder, refuse_occupied_folder
+from ..torch_threads import torch_threads
 from .networks import build, triplet_loss
 from .sampling import Batches
 from .settings import JudgeConfig, JudgeSettings
@@ -44,7 +44,7 @@ def train_judge(
     if place.type == "cuda" and not torch.cuda.is_available():
         raise CapabilityError("device 'cuda' was asked for but torch sees no GPU; use --device cpu")
     batches = Batches(data, settings)
-    with _threads(settings.threads), torch.random.fork_rng(devices=[]):
+    with torch_threads(settings.threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         net = build(settings, len(batches.people)).to(place)
         optimiser = torch.optim.AdamW(net.parameters(), settings.learning_rate, weight_decay=5e-4)
@@ -80,13 +80,3 @@ def _write(
         )  # fmt: skip
         (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
     return out
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

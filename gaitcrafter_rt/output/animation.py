@@ -14,7 +14,8 @@ from PIL import Image
 from ..clips import ClipBatch
 from ..errors import InvalidRequestError, MissingExtraError, OutputError
 from ..files import PathLike, new_file, refuse_existing_file
-from .canvas import FAINT, MARGIN, blank, checked, enlarge, fit, write
+from .canvas import FAINT, MARGIN, blank, checked, enlarge, fit, text_width, write
+from .labels import label_lines
 
 MAX_CLIPS = 64
 _TEXT = 12
@@ -37,11 +38,16 @@ def draw_frames(batch: ClipBatch, *, scale: int = 3, columns: int | None = None)
     rows = -(-count // columns)
     _, height, width = batch.shape
     cell_w, cell_h = width * scale, height * scale
-    line = _TEXT + 6
+    captions = [[batch.label(i)] for i in range(count)]
+    if any(text_width(text, _TEXT) > cell_w for (text,) in captions):
+        captions = [list(label_lines(batch, i)) for i in range(count)]
+    line = len(captions[0]) * (_TEXT + 2) + 4
     page = blank(2 * MARGIN + columns * (cell_w + _GAP) - _GAP, 2 * MARGIN + rows * (cell_h + line + _GAP) - _GAP)
     corners = [(MARGIN + (i % columns) * (cell_w + _GAP), MARGIN + (i // columns) * (cell_h + line + _GAP)) for i in range(count)]
     for i, (x, y) in enumerate(corners):
-        write(page, x + cell_w // 2, y + cell_h + 3, fit(batch.label(i), _TEXT, cell_w), _TEXT, ink=FAINT, anchor="ma")
+        for k, text in enumerate(captions[i]):
+            place = (x + cell_w // 2, y + cell_h + 3 + k * (_TEXT + 2))
+            write(page, *place, fit(text, _TEXT, cell_w), _TEXT, ink=FAINT, anchor="ma")
     base = np.asarray(page)
     pictures = []
     for frame in range(batch.shape[0]):

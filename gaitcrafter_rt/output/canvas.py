@@ -21,13 +21,13 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def text_width(text: str, size: int) -> int:
-    """Width of one line in pixels."""
-    return int(np.ceil(font(size).getlength(text)))
+    """Width of one line in pixels. Control characters count as spaces."""
+    return int(np.ceil(font(size).getlength(_one_line(text))))
 
 
 def fit(text: str, size: int, width: int) -> str:
     """``text`` cut with an ellipsis so that it is at most ``width`` pixels wide. Control characters become spaces."""
-    text = "".join(c if c.isprintable() else " " for c in text)
+    text = _one_line(text)
     if text_width(text, size) <= width:
         return text
     low, high = 0, len(text)
@@ -35,6 +35,10 @@ def fit(text: str, size: int, width: int) -> str:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if text_width(text[:middle] + "...", size) <= width else (low, middle - 1)
     return text[:low] + "..."
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def enlarge(frames: np.ndarray, scale: int) -> np.ndarray:

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..clips import ClipBatch, blend_text, condition_text
+from ..clips import ClipBatch
 from ..errors import InvalidRequestError
 from ..files import PathLike, new_file, refuse_existing_file
 from .canvas import FAINT, INK, MARGIN, blank, checked, enlarge, fit, text_width, write
+from .labels import label_lines
 
 _GAP = 2
 _MAX_LABEL = 260
@@ -28,7 +29,7 @@ def draw_sheet(batch: ClipBatch, *, frames: int = 10, scale: int = 2) -> Image.I
     shown = np.linspace(0, total, min(checked("frames", frames, 1, 512), total), endpoint=False).astype(int)
     scale = checked("scale", scale, 1, 8)
     size = 12 if scale == 1 else 13
-    lines = [_lines(batch, i) for i in range(len(batch))]
+    lines = [label_lines(batch, i) for i in range(len(batch))]
     label = min(_MAX_LABEL, max(text_width(text, size) for pair in lines for text in pair)) + 2 * MARGIN
     cell_w, cell_h = width * scale + _GAP, height * scale + _GAP
     top, bottom = MARGIN + size + 6, size + 2 * MARGIN
@@ -63,13 +64,6 @@ def save_sheet(batch: ClipBatch, path: PathLike, *, frames: int = 10, scale: int
     with new_file(path) as f:
         f.write(data)
     return Path(path)
-
-
-def _lines(batch: ClipBatch, index: int) -> tuple[str, str]:
-    condition = batch.conditions[index]
-    who = blend_text(condition["identity"]) if "identity" in condition else "any identity"
-    rest = {axis: value for axis, value in condition.items() if axis != "identity"}
-    return who, condition_text(rest) if rest else f"clip {batch.clip_indices[index]}"
 
 
 def _footer(batch: ClipBatch, width: int, size: int) -> str:

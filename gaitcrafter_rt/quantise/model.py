@@ -56,8 +56,9 @@ def quantise_model(
     check_sums(source)
     try:
         from ..nn.denoiser import load_unet
+        from ..torch_threads import torch_threads
         from .recorder import RangeRecorder
-        from .runs import sample_clips, spread_conditions, torch_threads
+        from .runs import sample_clips, spread_conditions
     except ImportError as e:
         raise MissingExtraError.for_extra("train", "calibrating a model", e.name) from e
     model = load_unet(source)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,17 +35,6 @@ def spread_conditions(config: ModelConfig, clips: int, seed: int) -> list[Choice
 
 def _usable(config: ModelConfig, axis: str) -> bool:
     return getattr(config.conditioning, axis) != "none" or axis in (config.conditioning.cond_columns or {})
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Torch on that many threads; sums, and with them the last bits of a range, may depend on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @torch.no_grad()

@@ -6,12 +6,14 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from command_line import ROOT, Run
 
 from gaitcrafter_rt import errors
 from gaitcrafter_rt.cli import doctor, train
+from gaitcrafter_rt.cli.common import command_to_type
 from gaitcrafter_rt.cli.main import COMMANDS, cli
 from gaitcrafter_rt.train.settings import TrainSettings
 
@@ -75,3 +77,18 @@ def test_exit_codes_are_documented() -> None:
     classes = {n: c for n, c in vars(errors).items() if isinstance(c, type) and issubclass(c, errors.GaitcrafterError)}
     assert listed == {name: (c.code, c.exit_code) for name, c in classes.items()}
     assert {c.exit_code for c in classes.values()} <= documented
+
+
+def test_next_commands_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What demo suggests names the program by its path where the shell would not find it."""
+    script = tmp_path / "a place" / "gaitcrafter-rt"
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(script), "demo"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command_to_type() == f"'{script}'"
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert command_to_type() == "gaitcrafter-rt"
+    monkeypatch.setattr(sys, "argv", ["/x/pytest"])
+    assert command_to_type() == "gaitcrafter-rt"

@@ -303,7 +303,7 @@ def test_hostile_labels_stay_inside(tmp_path: Path, kind: str, monkeypatch: pyte
 _SAFE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.%+="
 
 
-@pytest.mark.parametrize("kind", ["opengait", "webdataset", "huggingface", "lance", "npz"])
+@pytest.mark.parametrize("kind", ["opengait", "webdataset", "huggingface", "lance", "npz", "gif", "sheet"])
 @pytest.mark.parametrize("label", NOT_ON_DISK, ids=["newline", "tab", "nul", "escape", "long"])
 def test_labels_that_name_no_folder(tmp_path: Path, kind: str, label: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder is not named so; where labels are data they come back as they are."""
@@ -322,6 +322,9 @@ def test_labels_that_name_no_folder(tmp_path: Path, kind: str, label: str, monke
     elif kind == "lance":
         table = importlib.import_module("lance").dataset(str(tmp_path / "out")).to_table()
         assert set(table["view"].to_pylist()) == {"001", label}
+    elif kind in ("gif", "sheet"):
+        with Image.open(tmp_path / "out") as picture:
+            picture.verify()
     else:
         assert {next(iter(c["view"])) for c in ClipBatch.load_npz(tmp_path / "out").conditions} == {"001", label}
 

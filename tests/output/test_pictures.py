@@ -15,6 +15,7 @@ from PIL import Image
 
 from gaitcrafter_rt.clips import ClipBatch
 from gaitcrafter_rt.errors import InvalidRequestError, MissingExtraError
+from gaitcrafter_rt.output.animation import draw_frames
 from gaitcrafter_rt.output.canvas import fit, text_width
 
 
@@ -126,3 +127,14 @@ def test_text_fits() -> None:
     assert cut.endswith("...")
     assert text_width(cut, 13) <= 100
     assert fit("a\nb\x00", 13, 200) == "a b "
+
+
+def test_captions_that_do_not_fit_take_two_lines(make: Callable[..., ClipBatch]) -> None:
+    """The cells of clips of 32 pixels at scale 2 hold a view, and no blend beside it."""
+    short = make([{"view": "090"}], (1, 32, 32))
+    long = make([{"view": "090", "identity": {"001": 1, "002": 1}}], (1, 32, 32))
+    one, two = (draw_frames(batch, scale=2)[0] for batch in (short, long))
+    assert two.width == one.width
+    assert two.height == one.height + 14
+    text = np.asarray(two)[-2 * 14 - 8 :]
+    assert (text[:14] < 200).any() and (text[14:] < 200).any()

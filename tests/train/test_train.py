@@ -11,13 +11,14 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra 'train' is not installed")
 
 from gaitcrafter_rt.data.packed import PackedClips, PackedWriter  # noqa: E402
-from gaitcrafter_rt.errors import DataFormatError, InvalidRequestError, OutputError  # noqa: E402
+from gaitcrafter_rt.errors import CapabilityError, DataFormatError, InvalidRequestError, OutputError  # noqa: E402
 from gaitcrafter_rt.nn.denoiser import load_unet  # noqa: E402
 from gaitcrafter_rt.package import read_config  # noqa: E402
-from gaitcrafter_rt.train import TrainSettings, forecast, run  # noqa: E402
-from gaitcrafter_rt.train.batches import Batches  # noqa: E402
+from gaitcrafter_rt.train import TrainSettings, forecast, loop, run  # noqa: E402
+from gaitcrafter_rt.train.batches import Batches, DeviceBatches  # noqa: E402
 from gaitcrafter_rt.train.diffusion import NoiseSchedule  # noqa: E402
 from gaitcrafter_rt.train.settings import model_config  # noqa: E402
+from gaitcrafter_rt.train.step import compiled  # noqa: E402
 
 TINY = {
     "dim": 8, "dim_mults": [1, 2], "norm_groups": 4, "attention_heads": 2, "attention_dim_head": 4, "rotary_dim": 4,
@@ -183,3 +184,87 @@ def test_forecast_writes_nothing(data: Path, tmp_path: Path) -> None:
     told = forecast(settings(data, tmp_path / "run", steps=1000), steps=1)
     assert told["hours"] == pytest.approx(1000 * told["seconds_per_step"] / 3600)
     assert not (tmp_path / "run").exists()
+
+
+def test_batches_on_a_device_hold_the_clips_and_labels_of_their_rows(data: Path, tmp_path: Path) -> None:
+    """The same clips in the same order as batches of the host, each with its own labels."""
+    packed = PackedClips.open(data)
+    config = model_config(settings(data, tmp_path), packed.labels, _shape(packed), "rendered", "", "")
+    host = Batches(packed, config, 4, 7, {})
+    device = DeviceBatches(packed, config, 4, 7, {}, torch.device("cpu"))
+    for step in range(6):
+        a, b = host.at(step), device.at(step)
+        assert torch.equal(a.x0, b.x0)
+        assert all(torch.equal(a.labels[axis], b.labels[axis]) for axis in a.labels)
+        again = device.at(step)
+        assert torch.equal(b.noise, again.noise) and torch.equal(b.t, again.t)
+    assert not torch.equal(device.at(0).noise, device.at(1).noise)
+
+
+def test_batches_on_a_device_hide_labels_and_draw_standard_noise(data: Path, tmp_path: Path) -> None:
+    packed = PackedClips.open(data)
+    config = model_config(settings(data, tmp_path), packed.labels, _shape(packed), "rendered", "", "")
+    batches = DeviceBatches(packed, config, 50, 3, {"identity": 0.3}, torch.device("cpu"))
+    made = [batches.at(s) for s in range(40)]
+    null = torch.cat([b.labels["identity"][:, -1] for b in made]).mean().item()
+    assert abs(null - 0.3) < 4 * (0.3 * 0.7 / 2000) ** 0.5
+    assert sum(b.labels["view"][:, -1].sum() for b in made) == 0
+    noise, t = torch.cat([b.noise for b in made]), torch.cat([b.t for b in made])
+    assert abs(noise.mean()) < 0.005 and abs(noise.std() - 1) < 0.005
+    assert 0 <= t.min() < 20 and 980 <= t.max() < 1000
+
+
+def test_a_budget_of_minutes_ends_the_run_and_the_rate_falls_with_it(data: Path, tmp_path: Path) -> None:
+    reports: list[dict] = []
+    model = run(settings(data, tmp_path / "run", minutes=0.05, steps=1_000_000, check_every=2), reports.append)
+    assert model.is_dir()
+    assert reports[-1]["done"] >= 0.9
+    assert all(r["step"] % 2 == 0 for r in reports[:-1])
+    with pytest.raises(InvalidRequestError, match="exclude each other"):
+        settings(data, tmp_path, minutes=1, hours=1)
+
+
+def test_a_run_can_start_from_a_package(data: Path, tmp_path: Path) -> None:
+    first = run(settings(data, tmp_path / "first", steps=40, batch=8, lr=3e-3, warmup=5))
+    reports: list[dict] = []
+    then = run(settings(data, tmp_path / "then", steps=2, init=str(first), lr=1e-6), reports.append)
+    fresh: list[dict] = []
+    run(settings(data, tmp_path / "fresh", steps=2, lr=1e-6), fresh.append)
+    assert reports[0]["x0_error"] < 0.7 * fresh[0]["x0_error"]
+    assert "Started from the weights of walker, sha256" in (then / "README.md").read_text()
+    other = settings(data, tmp_path / "other", init=str(first), unet={**TINY, "attention_heads": 4})
+    with pytest.raises(InvalidRequestError, match="unet differ"):
+        run(other)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(data: Path, tmp_path: Path, monkeypatch) -> None:
+    real = loop.train_step
+
+    def broken(state, batch):
+        loss, error = real(state, batch)
+        return (loss * float("nan"), error) if state.step == 2 else (loss, error)
+
+    monkeypatch.setattr(loop, "train_step", broken)
+    with pytest.raises(InvalidRequestError, match="nan at step 2"):
+        run(settings(data, tmp_path / "run", check_every=4))
+
+
+def test_a_compiler_that_fails_is_done_without(data: Path, tmp_path: Path, monkeypatch) -> None:
+    def broken(model, **options):
+        raise RuntimeError("no C compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda model, **options: broken)
+    with pytest.raises(CapabilityError, match="--compile off"):
+        run(settings(data, tmp_path / "on", compile="on"))
+    on_gpu = torch.device("cuda")
+    model = torch.nn.Linear(1, 1)
+    with pytest.warns(UserWarning, match="goes on without it"):
+        assert compiled(model, "auto", on_gpu, lambda forward: forward(model)) is model
+
+
+def test_trying_the_compiled_network_out_leaves_no_trace(data: Path, tmp_path: Path, monkeypatch) -> None:
+    run(settings(data, tmp_path / "plain"))
+    monkeypatch.setattr(torch, "compile", lambda model, **options: model.forward)
+    run(settings(data, tmp_path / "tried", compile="on"))
+    plain, tried = weights(tmp_path / "plain"), weights(tmp_path / "tried")
+    assert all(torch.equal(plain[k], tried[k]) for k in plain)
