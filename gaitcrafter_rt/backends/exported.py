@@ -10,16 +10,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..config import ModelConfig
-from ..errors import ModelFormatError, UnsupportedVersionError
+from ..documents import read_object, validated
+from ..errors import ModelFormatError
 from ..package import CONFIG, WEIGHTS
 
 MANIFEST = "export.json"
@@ -128,19 +128,5 @@ def file_sha256(path: Path) -> str:
 def _manifest(text: bytes, path: Path) -> Manifest:
     if len(text) > LARGEST_MANIFEST:
         raise ModelFormatError(f"{path}: {len(text)} bytes; a manifest has at most {LARGEST_MANIFEST}")
-    try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError) as e:
-        raise ModelFormatError(f"{path}: not JSON: {e}") from e
-    version = raw.get("format_version") if isinstance(raw, dict) else None
-    if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
-        raise UnsupportedVersionError(
-            f"{path}: format_version {version} is newer than {FORMAT_VERSION}, the newest this release reads; "
-            "upgrade gaitcrafter-rt"
-        )
-    try:
-        return Manifest.model_validate_json(text)
-    except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(str(p) for p in first["loc"]) or "manifest"
-        raise ModelFormatError(f"{path}: {where}: {first['msg']} (got {first.get('input')!r:.80})") from e
+    read_object(text, path, FORMAT_VERSION, ModelFormatError)
+    return validated(Manifest, text, path, ModelFormatError)

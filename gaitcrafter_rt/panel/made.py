@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..config import Labels
+from ..documents import read_object, validated
 from ..errors import DataFormatError, InvalidRequestError
 from ..evaluate.clipset import ClipSet
 from .clips import spread_cells
@@ -52,17 +53,16 @@ class MadeColumns(_Strict):
 
 
 def read_made(folder: Path) -> MadeColumns:
-    """Raises DataFormatError if ``folder`` holds no such list."""
+    """Raises DataFormatError if ``folder`` holds no such list, UnsupportedVersionError for one of a newer release."""
     path = folder / NAME
     try:
         if path.stat().st_size > _LIMIT:
             raise DataFormatError(f"{path}: larger than {_LIMIT} bytes; not a list of columns")
-        return MadeColumns.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
     except OSError as e:
         raise DataFormatError(f"{path}: cannot be read: {e.strerror}") from e
-    except ValidationError as e:
-        first = e.errors()[0]
-        raise DataFormatError(f"{path}: {'.'.join(str(p) for p in first['loc']) or 'columns'}: {first['msg']}") from e
+    read_object(text, path, 1, DataFormatError, "gaitcrafter-columns")
+    return validated(MadeColumns, text, path, DataFormatError)
 
 
 def find(folder: Path, model_sha256: str, seed: int, sampler: dict[str, Any], count: int, labels: Labels) -> ClipSet | None:

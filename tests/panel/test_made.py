@@ -53,6 +53,9 @@ def test_damage_is_told(folder: Path) -> None:
     np.save(folder / "slow.npy", bits)
     with pytest.raises(DataFormatError, match="sha256"):
         find(folder, MODEL, 3, SAMPLER, 5, LABELS)
-    (folder / "columns.json").write_text("{}")
+    (folder / "columns.json").write_text('{"format": "gaitcrafter-columns"}')
     with pytest.raises(DataFormatError, match="model_sha256"):
+        read_made(folder)
+    (folder / "columns.json").write_text("{}")
+    with pytest.raises(DataFormatError, match="gaitcrafter-columns"):
         read_made(folder)
