@@ -42,23 +42,25 @@ void write_fake_pack(const std::filesystem::path& folder, const std::function<vo
     const char* key;
     int pointers, shared;
   } all[] = {{"noise", 3, 0}, {"film", 3, 0},  {"net", 4, 100000}, {"step1", 5, 0},
-             {"step2", 6, 0}, {"limit", 2, 0}, {"pack", 4, 0}};
+             {"step2", 6, 0}, {"limit", 2, 0}, {"pack", 4, 0},     {"exact", 4, 0}};
   for (const auto& k : all) kernels += (kernels.empty() ? "" : ",") + code_entry(image, k.key, k.pointers, k.shared);
   // Buffers: 0 x, 1 seeds, 2 clips, 3 time, 4 conditions, 5 arena, 6 weights, 7 maps, 8 out, 9 row, 10 integers, 11
   // bad, 12 level, 13 packed, 14 limit.
   const std::string buffers =
       R"([["x",0,0],["seeds",0,0],["clips",0,0],["time",0,0],["conditions",0,0],["arena",0,256],["weights",256,256],)"
       R"(["maps",0,0],["out",0,0],["row",0,0],["integers",0,0],["bad",0,0],["level",0,0],["packed",0,0],["limit",0,0]])";
-  const std::string network =
-      R"([[1,"lane",[1,1,1],[[3,0],[4,0],[5,0]]],[2,"lane",[2,1,1],[[5,0],[6,0],[7,0],[8,0]]]])";
+  const auto network = [](int kernel) {
+    return R"([[1,"lane",[1,1,1],[[3,0],[4,0],[5,0]]],[)" + std::to_string(kernel) +
+           R"(,"lane",[2,1,1],[[5,0],[6,0],[7,0],[8,0]]]])";
+  };
   const std::string null_lane = std::to_string(4 * kFakeFloats);
   std::string manifest =
       R"({"format":"gaitcrafter-kernels","format_version":1,"model_sha256":")" + hash(weights) +
       R"(","precision":"bf16","compiler":"none","clip_floats":192,"film_floats":144,"map_floats":64,"weight_bytes":512,)"
       R"("arena_bytes":256,"images":[{"file":"images/sm_90.bin","capability":90,"ptx":false}],"kernels":[)" +
       kernels + R"(],"buffers":)" + buffers +
-      R"(,"lists":{"noise":[[0,"clip",[1,1,1],[[0,0],[1,0],[2,0]]]],"main_1":)" + network + R"(,"main_2":)" + network +
-      R"(,"exact_1":)" + network + R"(,"exact_2":)" + network +
+      R"(,"lists":{"noise":[[0,"clip",[1,1,1],[[0,0],[1,0],[2,0]]]],"main_1":)" + network(2) + R"(,"main_2":)" +
+      network(2) + R"(,"exact_1":)" + network(7) + R"(,"exact_2":)" + network(7) +
       R"(,"step_1":[[3,"clip",[1,1,1],[[0,0],[8,0],[9,0],[10,0],[11,0]]]],"step_2":[[4,"clip",[1,1,1],[[0,0],[8,0],[8,)" +
       null_lane +
       R"(],[9,0],[10,0],[11,0]]]],"limit_1":[[5,"clip",[1,1,1],[[0,0],[14,0]]]],"limit_2":[[5,"clip",[1,1,1],)"
@@ -84,7 +86,7 @@ void run_fake_kernel(const FakeLaunch& launch) {
   } else if (launch.code == "film") {
     for (size_t lane = 0; lane < programs; ++lane)
       floats(2)[lane * kArenaFloats] = floats(0)[0] + floats(1)[lane * kFakeFilm];
-  } else if (launch.code == "net") {
+  } else if (launch.code == "net" || launch.code == "exact") {
     for (size_t lane = 0; lane < programs / 2; ++lane)
       std::fill_n(floats(3) + lane * kFakeFloats, kFakeFloats, floats(0)[lane * kArenaFloats]);
   } else if (launch.code == "step1" || launch.code == "step2") {

@@ -15,8 +15,8 @@ inline constexpr size_t kFakeFloats = 192, kFakeFilm = 144, kFakeMap = 64;
 void write_fake_pack(
     const std::filesystem::path& folder, const std::function<void(std::string&)>& manifest = [](std::string&) {});
 
-// Runs a fake kernel: noise sets x to the clip's index; net makes out[lane] the first FiLM number of the lane plus the
-// row's time term; step adds the outputs of all lanes of a clip to x; pack keeps the low byte of x.
+// Runs a fake kernel: noise sets x to the clip's index; net and exact make out[lane] the first FiLM number of the lane
+// plus the row's time term; step adds the outputs of all lanes of a clip to x; pack keeps the low byte of x.
 void run_fake_kernel(const FakeLaunch& launch);
 
 }  // namespace gaitcrafter::testing

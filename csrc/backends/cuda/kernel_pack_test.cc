@@ -31,7 +31,7 @@ TEST(KernelPack, AGoodOneIsRead) {
   testing::write_fake_pack(folder.path());
   EXPECT_TRUE(is_kernel_pack(folder.path().string()));
   const auto pack = open_kernel_pack(folder.path().string());
-  EXPECT_EQ(pack->kernels.size(), 7u);
+  EXPECT_EQ(pack->kernels.size(), 8u);
   EXPECT_EQ(pack->kernels[2].code[0].shared_bytes, 100000u);
   EXPECT_EQ(pack->list("main_2").size(), 2u);
   EXPECT_EQ(pack->sha256.size(), 64u);
@@ -56,7 +56,7 @@ TEST(KernelPack, WhatAManifestSaysIsChecked) {
       {"[\"weights\",256,256]", "[\"weights\",512,16]", "outside its memory"},
       {"[\"arena\",0,256]", "[\"attic\",0,0]", "is unknown"},
       {"[\"x\",0,0]", "[\"x\",16,0]", "whole number"},
-      {"[1,\"lane\",[1,1,1]", "[7,\"lane\",[1,1,1]", "kernel is 7"},
+      {"[1,\"lane\",[1,1,1]", "[8,\"lane\",[1,1,1]", "kernel is 8"},
       {"[1,\"lane\",[1,1,1]", "[1,\"room\",[1,1,1]", "unit is \"room\""},
       {"[1,\"lane\",[1,1,1]", "[1,\"lane\",[0,1,1]", "grid is 0"},
       {"[1,\"lane\",[1,1,1]", "[1,\"lane\",[1,65536,1]", "grid is 65536"},
