@@ -39,7 +39,7 @@ class TorchBackend:
         batch: clips of one network call, 1 to 1024; every call is cut into as many and its tail padded. None: those of 1, 8, 32 and
             128 that memory takes, as a call needs them, where a clip's bits do not depend on them; else the largest.
         conv: "triton" runs every convolution by this package's kernel, whose sums do not depend on the batch; "torch" by torch's
-            library, which promises no such thing; "auto" by whichever alone was faster for a shape on an H100 (nn/fused.py).
+            library, which promises no such thing; "auto" by whichever alone was faster for a shape on an H100 (nn/fused_blocks.py).
         identity: in place of ``batch``, the ``isa`` of an earlier engine, whose bits are wanted.
         graphs: whether a GPU's work is captured; off is for finding faults.
 
