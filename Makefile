@@ -66,4 +66,4 @@ gpu-check:  ## on a machine with an NVIDIA GPU: kernels, networks, speeds; write
 	@tools/gpu-check.sh $(ARGS)
 
 clean:  ## remove what the commands above made, except demo/
-	rm -rf .venvs build .peers
+	rm -rf .venvs build .peers .sdks

@@ -98,10 +98,10 @@ class Engine:
         """Open a model package (a folder) or a model that ships with gaitcrafter_rt (a name).
 
         ``backend`` is who runs the network: "native", the engine of this package on the CPU; "torch", on a GPU (and on a CPU its
-        reference), with ``conv`` triton, torch or auto (docs/gpu.md); None: the torch engine for a device cuda or cuda:N, else the
-        native one; or one of docs/export.md. All but native take ``batch`` (clips per network call, 1..256; None: the backend's
-        own), those of docs/export.md ``library`` (path of the backend's shared library, where it is not found by itself) and
-        ``plan`` (a built TensorRT engine).
+        reference), with ``conv`` triton, torch or auto (docs/gpu.md); "cubin" (docs/gpu.md), with ``plan``, the model's kernel
+        pack; or one of docs/export.md. None: the torch engine for a device cuda or cuda:N, else the native one. All but native
+        take ``batch`` (clips per network call, 1..256; None: the backend's own); ``library`` is the path of a backend's shared
+        library, where it is not found by itself.
 
         Raises ModelFormatError or UnsupportedVersionError for a bad package, CapabilityError for a device or precision
         that this build lacks, InvalidRequestError for a bad number of threads (1..256; None: one per processor).
