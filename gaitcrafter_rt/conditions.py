@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .config import AXES
+from .config import AXES, ModelConfig
 from .errors import InvalidRequestError
 
 LabelChoice = str | int | Mapping[Any, float] | None
@@ -152,3 +152,37 @@ class ConditionTable:
         if c.cond is not None:
             plain["cond"] = vectors[-1].tolist()  # type: ignore[union-attr]
         self.plain.append(plain)
+
+
+def clip_axes(axes: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], clip: int) -> dict[str, dict[int, float]]:
+    """One clip's row of ``ConditionTable.axes``: axis to label index to weight, only axes that it names."""
+    found = {}
+    for axis, (offsets, labels, weights) in axes.items():
+        part = slice(int(offsets[clip]), int(offsets[clip + 1]))
+        found[axis] = {int(k): float(w) for k, w in zip(labels[part], weights[part], strict=True)}
+    return {axis: sparse for axis, sparse in found.items() if sparse}
+
+
+def label_weights(config: ModelConfig, axes: Mapping[str, Mapping[int, float]]) -> dict[str, np.ndarray]:
+    """float32 ``[labels + 1]`` of every wired axis: its weights, or 1 for the last, null, where nothing is said."""
+    dense = {}
+    for axis in AXES:
+        if getattr(config.conditioning, axis) == "none":
+            continue
+        n = len(getattr(config.labels, axis))
+        dense[axis] = np.zeros(n + 1, np.float32)
+        for index, weight in axes.get(axis, {n: 1.0}).items():
+            dense[axis][index] += np.float32(weight)
+    return dense
+
+
+def label_vector(config: ModelConfig, axes: Mapping[str, Mapping[int, float]]) -> np.ndarray | None:
+    """The base network's cond vector, float32 ``[cond_dim]``, that stands for labels; None where no axis is named."""
+    if not axes:
+        return None
+    vector = np.zeros(config.conditioning.cond_dim, np.float32)
+    columns: dict[str, list[int]] = {str(axis): c for axis, c in (config.conditioning.cond_columns or {}).items()}
+    for axis, sparse in axes.items():
+        for index, weight in sparse.items():
+            vector[columns[axis][index]] += np.float32(weight)
+    return vector

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..conditions import clip_axes, label_vector, label_weights
 from ..config import AXES, ModelConfig
 from ..errors import CancelledError, InternalError, InvalidRequestError
 from ..install import native
@@ -41,38 +42,17 @@ class Conditions:
 
     def dense(self, clips: np.ndarray, without: frozenset[str] = frozenset(), raw: bool = True) -> Arrays:
         """Arrays of the clips by graph input name; axes in ``without`` are null, and raw vectors too unless ``raw``."""
+        rows = [{k: v for k, v in clip_axes(self.axes, clip).items() if k not in without} for clip in clips]
         if self.config.conditioning.cond_dim:
-            return {"cond": np.stack([self._vector(clip, without, raw) for clip in clips])}
-        wired = [axis for axis in AXES if getattr(self.config.conditioning, axis) != "none"]
-        return {f"weights.{axis}": np.stack([self._weights(axis, clip, without) for clip in clips]) for axis in wired}
+            return {"cond": np.stack([self._vector(clip, row, raw) for clip, row in zip(clips, rows, strict=True)])}
+        dense = [label_weights(self.config, row) for row in rows]
+        return {f"weights.{axis}": np.stack([row[axis] for row in dense]) for axis in dense[0]}
 
-    def _weights(self, axis: str, clip: int, without: frozenset[str]) -> np.ndarray:
-        row = np.zeros(len(getattr(self.config.labels, axis)) + 1, np.float32)
-        labels, values = self._entries(axis, clip, without)
-        np.add.at(row, labels, values)
-        if not len(labels):
-            row[-1] = 1
-        return row
-
-    def _vector(self, clip: int, without: frozenset[str], raw: bool) -> np.ndarray:
+    def _vector(self, clip: int, axes: Mapping[str, Mapping[int, float]], raw: bool) -> np.ndarray:
         if raw and self.cond is not None and (self.cond_given is None or self.cond_given[clip]):
             return self.cond[clip].astype(np.float32)
-        entries = {axis: self._entries(axis, clip, without) for axis in AXES}
-        if not any(len(labels) for labels, _ in entries.values()):
-            return self.null_cond
-        vector = np.zeros_like(self.null_cond)
-        columns: dict[str, list[int]] = {str(k): v for k, v in (self.config.conditioning.cond_columns or {}).items()}
-        for axis, (labels, values) in entries.items():
-            for label, value in zip(labels, values, strict=True):
-                vector[columns[axis][label]] += value
-        return vector
-
-    def _entries(self, axis: str, clip: int, without: frozenset[str]) -> tuple[np.ndarray, np.ndarray]:
-        if axis in without or axis not in self.axes:
-            return np.empty(0, np.int32), np.empty(0, np.float32)
-        offsets, labels, values = self.axes[axis]
-        at = slice(int(offsets[clip]), int(offsets[clip + 1]))
-        return labels[at], values[at]
+        vector = label_vector(self.config, axes)
+        return self.null_cond if vector is None else vector
 
 
 class TableLoop:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..conditions import clip_axes, label_vector, label_weights
 from ..config import AXES, ModelConfig
 from ..errors import InvalidRequestError
 from ..nn.fused import FusedUNet
@@ -42,16 +43,12 @@ class Lane:
 
 def lanes_of(table: Given, clip: int) -> Lane:
     """The conditioned lane of one clip of a request."""
-    axes = {}
-    for axis, (offsets, labels, weights) in table.axes.items():
-        part = slice(int(offsets[clip]), int(offsets[clip + 1]))
-        axes[axis] = {int(k): float(w) for k, w in zip(labels[part], weights[part], strict=True)}
     cond = None
     if table.cond is not None and table.cond_given is not None and table.cond_given[clip]:
         cond = table.cond[clip]
         if not np.isfinite(cond).all():
             raise InvalidRequestError(f"clip {clip}: cond holds a value that is not finite")
-    return Lane(axes, cond)
+    return Lane(clip_axes(table.axes, clip), cond)
 
 
 class LaneTerms:
@@ -69,7 +66,7 @@ class LaneTerms:
         if key in self._known:
             self._known.move_to_end(key)
             return self._known[key]
-        labels = self._dense(lane.axes)
+        labels = {axis: torch.from_numpy(row)[None] for axis, row in label_weights(self._config, lane.axes).items()}
         terms = self._network.condition_terms(labels, self._vector(lane), 1)[0]
         maps = self._network.condition_maps(labels)
         self._known[key] = terms, None if maps is None else maps[0]
@@ -77,30 +74,9 @@ class LaneTerms:
             self._known.popitem(last=False)
         return self._known[key]
 
-    def _dense(self, axes: Mapping[str, Sparse]) -> dict[str, Tensor]:
-        """``[1, labels + 1]`` of every wired axis, null where nothing is said."""
-        dense = {}
-        for axis in AXES:
-            if getattr(self._config.conditioning, axis) == "none":
-                continue
-            n = len(getattr(self._config.labels, axis))
-            row = dense[axis] = torch.zeros(1, n + 1)
-            for index, weight in axes.get(axis, {n: 1.0}).items():
-                row[0, index] += weight
-        return dense
-
     def _vector(self, lane: Lane) -> Tensor | None:
         """The base network's cond vector ``[1, cond_dim]``; None is the null vector."""
-        conditioning = self._config.conditioning
-        if not conditioning.cond_dim:
+        if not self._config.conditioning.cond_dim:
             return None
-        if lane.cond is not None:
-            return torch.from_numpy(lane.cond)[None]
-        if not lane.axes:
-            return None
-        vector = torch.zeros(1, conditioning.cond_dim)
-        columns: dict[str, list[int]] = dict((conditioning.cond_columns or {}).items())
-        for axis, sparse in lane.axes.items():
-            for index, weight in sparse.items():
-                vector[0, columns[axis][index]] += weight
-        return vector
+        vector = label_vector(self._config, lane.axes) if lane.cond is None else lane.cond
+        return None if vector is None else torch.from_numpy(vector)[None]
