@@ -57,7 +57,7 @@ def cache(source: Path, out: Path, as_json: bool, **options: Any) -> None:
     gaitcrafter-rt dataset cache train side --views 090 --without empty_frame,broken
     """
     from ..dataset.cache import build_cache
-    from ..dataset.source import open_source
+    from ..dataset.opening import open_source
 
     chosen = selection(options)
     missing = open_source(source).missing

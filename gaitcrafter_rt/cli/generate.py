@@ -14,6 +14,7 @@ import click
 
 from ..errors import InvalidRequestError
 from .common import FOLDER, SAMPLERS, json_option, note, print_json, progress
+from .request import check_seed
 from .writers import FORMATS, open_sinks
 
 PARQUET = "parquet"
@@ -207,12 +208,6 @@ def open_engine(model: str, settings: dict[str, Any]) -> Any:
     given = {name: settings.pop(name) for name in ("device", "precision", "threads")}
     check_seed(settings.get("seed", 0))
     return Engine.from_pretrained(model, **given)
-
-
-def check_seed(seed: int) -> None:
-    """Raises InvalidRequestError outside 0..2**64 - 1."""
-    if not 0 <= seed < 2**64:
-        raise InvalidRequestError(f"--seed must lie in 0..2**64 - 1, got {seed}")
 
 
 def _result(out: Path, clips: int, done: dict[str, dict[str, Any]], seconds: float) -> dict[str, Any]:

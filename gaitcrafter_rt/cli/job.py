@@ -9,8 +9,8 @@ import click
 
 from ..errors import InvalidRequestError
 from .common import human_bytes, note, print_json
-from .generate import check_seed
 from .reporting import print_line, reports
+from .request import check_seed
 
 if TYPE_CHECKING:
     from ..bulk.estimate import Estimate

@@ -86,3 +86,9 @@ def _known(label: str, known: Sequence[str], option: str, axis: str) -> str:
         shown = ", ".join(known[:12]) + (f", ... ({len(known)} in all)" if len(known) > 12 else "")
         raise InvalidRequestError(f"{option}: this model has no {axis} {label!r:.140}; it knows {shown or 'none'}")
     return label
+
+
+def check_seed(seed: int) -> None:
+    """Raises InvalidRequestError outside 0..2**64 - 1."""
+    if not 0 <= seed < 2**64:
+        raise InvalidRequestError(f"--seed must lie in 0..2**64 - 1, got {seed}")

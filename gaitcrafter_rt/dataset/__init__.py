@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from .cached import ClipCache
     from .exporting import export
     from .merging import merge
+    from .opening import open_source
     from .select import Selection
-    from .source import Source, open_source
+    from .source import Source
 
 _HOMES = {
     "ClipCache": ".cached", "Selection": ".select", "Source": ".source", "build_cache": ".cache", "export": ".exporting",
-    "merge": ".merging", "open_source": ".source",
+    "merge": ".merging", "open_source": ".opening",
 }  # fmt: skip
 __all__ = ["ClipCache", "Selection", "Source", "build_cache", "export", "merge", "open_source"]
 

@@ -15,8 +15,9 @@ from ..errors import InvalidRequestError, OutputError
 from ..files import PathLike, new_folder
 from .cache_format import CHECKSUMS, CHUNK_CLIPS, INDEX, MAX_CLIPS, META, RECORD, SILHOUETTES, CacheMeta, CacheOrigin, write_json
 from .cached import ClipCache
+from .opening import open_source
 from .select import Selection
-from .source import Origin, Progress, Rows, open_source
+from .source import Origin, Progress, Rows
 
 # A name is one label of at most 128 characters, or a blend of some hundreds.
 _NAME_BYTES = 1 << 16

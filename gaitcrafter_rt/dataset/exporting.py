@@ -8,8 +8,9 @@ from typing import Any
 from ..clips import ClipBatch
 from ..errors import InvalidRequestError
 from ..files import PathLike, refuse_existing_file, refuse_occupied_folder
+from .opening import open_source
 from .select import Selection
-from .source import Progress, Source, open_source
+from .source import Progress, Source
 
 FOLDERS = ("opengait", "webdataset", "huggingface", "lance")
 FILES = ("npz", "gif", "webp", "mp4", "sheet")

@@ -20,7 +20,8 @@ from ..bulk.reader import ShardFile, check_content
 from ..errors import InvalidRequestError, OutputError
 from ..files import PathLike, publish_folder
 from .merged import DOCUMENT, SHARDS, Merged, MergedShard, MergedSource, file_name, read_merged
-from .source import Progress, ShardEntry, ShardSource, open_entry, open_source
+from .opening import open_source
+from .source import Progress, ShardEntry, ShardSource, open_entry
 
 
 def merge(sources: Sequence[PathLike], out: PathLike, *, link: bool = False, progress: Progress | None = None) -> Merged:

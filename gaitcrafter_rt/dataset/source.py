@@ -12,11 +12,9 @@ import numpy as np
 
 from ..bulk.documents import hash_of
 from ..bulk.errors import DamagedError
-from ..bulk.filesystem import LocalFileSystem
-from ..bulk.opening import open_job
 from ..bulk.plan import Spec
 from ..bulk.reader import ShardFile, plain_rows, provenance
-from ..bulk.receipts import content_of, scan_only
+from ..bulk.receipts import content_of
 from ..clips import ClipBatch
 from ..config import AXES
 from ..errors import DataFormatError, InvalidRequestError
@@ -195,44 +193,3 @@ def entry_of(path: Path, sha256: str | None = None) -> ShardEntry:
         about = file.about
         content = content_of(about["row_groups"])
         return ShardEntry(path, about["plan_id"], about["shard"], file.first, file.clips, path.stat().st_size, content, sha256)
-
-
-def open_source(path: str | Path) -> Source:
-    """A job's folder (finished or not), a merged set, a folder of shards, one shard, or a cache.
-
-    Raises DataFormatError if it is none of them, or what describes it is damaged; MissingExtraError without the extra ``bulk``
-    (a cache needs none).
-    """
-    root = Path(path)
-    if root.is_file():
-        return ShardSource(root, [entry_of(root)])
-    if (root / "plan.json").exists():
-        return _job(root)
-    if (root / "dataset.json").exists():
-        from .merged import read_merged
-
-        return ShardSource(root, read_merged(root).entries(root))
-    if (root / "cache.json").exists():
-        from .cached import CacheSource
-
-        return CacheSource(root)
-    folder = root / "shards" if (root / "shards").is_dir() else root
-    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
-    if not files:
-        raise DataFormatError(
-            f"{root}: no data set there: expected a job's folder (plan.json), a merged set (dataset.json), a cache (cache.json) "
-            "or Parquet shards"
-        )
-    entries = sorted((entry_of(file) for file in files), key=lambda e: (e.plan_id, e.first))
-    return ShardSource(root, entries)
-
-
-def _job(root: Path) -> ShardSource:
-    fs = LocalFileSystem()
-    job = open_job(root, fs)
-    receipts = scan_only(fs, job.folder, job.plan, job.table)
-    entries = [
-        ShardEntry(job.folder.shard(k), r.plan_id, k, r.first, r.clips, r.bytes, r.content_sha256, r.sha256)
-        for k, r in sorted(receipts.items())
-    ]
-    return ShardSource(root, entries, len(job.table) - len(entries))

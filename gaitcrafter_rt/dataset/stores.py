@@ -14,8 +14,9 @@ from ..data.packed import SPLIT_TEST, SPLIT_TRAIN, PackedClips
 from ..errors import DataFormatError, InvalidRequestError
 from ..files import PathLike
 from .cached import ClipCache
+from .opening import open_source
 from .select import Selection
-from .source import LABEL_COLUMNS, ShardEntry, ShardSource, open_entry, open_source
+from .source import LABEL_COLUMNS, ShardEntry, ShardSource, open_entry
 
 # Row groups of 64 clips that stay decoded; 63 MB at 30x64x64.
 _GROUPS_KEPT = 64

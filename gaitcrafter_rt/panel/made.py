@@ -22,7 +22,7 @@ from ..config import Labels
 from ..documents import read_object, validated
 from ..errors import DataFormatError, InvalidRequestError
 from ..evaluate.clipset import ClipSet
-from .clips import spread_cells
+from .cells import spread_cells
 
 NAME = "columns.json"
 _LIMIT = 1 << 20  # bytes of columns.json

@@ -11,7 +11,8 @@ from gaitcrafter_rt import Engine
 from gaitcrafter_rt.cli.panel import sampler_from
 from gaitcrafter_rt.config import Labels
 from gaitcrafter_rt.errors import InvalidRequestError
-from gaitcrafter_rt.panel.clips import obtain, spread_cells
+from gaitcrafter_rt.panel.cells import spread_cells
+from gaitcrafter_rt.panel.clips import obtain
 
 MODEL = Path(__file__).resolve().parent.parent / "fixtures" / "tiny-walker"
 

@@ -11,7 +11,7 @@ import pytest
 
 from gaitcrafter_rt.config import Labels
 from gaitcrafter_rt.errors import DataFormatError
-from gaitcrafter_rt.panel.clips import spread_cells
+from gaitcrafter_rt.panel.cells import spread_cells
 from gaitcrafter_rt.panel.made import find, read_made
 
 LABELS = Labels(identity=["a", "b", "c"], view=["000", "090"], covariate=["nm", "cl"])
