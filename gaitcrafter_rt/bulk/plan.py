@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from ..config import ClipShape
 from ..errors import InvalidRequestError
@@ -43,6 +43,22 @@ class Model(_Part):
     identities: str = ""
 
 
+class Network(_Part):
+    """Who runs the network in the native engine's place, and what its bits depend on: clips of a call, what it runs, versions."""
+
+    backend: str
+    batch: int
+    sha256: str
+    runtime: str
+
+    @classmethod
+    def of(cls, info: dict[str, Any]) -> Network | None:
+        """Of an engine's ``info``; None for the native engine."""
+        if info.get("backend", "native") == "native":
+            return None
+        return cls(backend=info["backend"], batch=info["batch"], sha256=info["backend_sha256"], runtime=info["runtime"])
+
+
 class Build(_Part):
     """What the bits depend on beside the model: see "Determinism" in docs/architecture.md."""
 
@@ -51,6 +67,15 @@ class Build(_Part):
     device: str
     precision: str
     isa: str
+    network: Network | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Plans of the native engine say nothing of other networks, as those of earlier releases."""
+        fields: dict[str, Any] = inner(self)
+        if self.network is None:
+            del fields["network"]
+        return fields
 
 
 class Spec(_Part):

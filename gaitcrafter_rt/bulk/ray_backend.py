@@ -50,7 +50,7 @@ def import_ray() -> Any:
         import ray
         import ray.data
     except ImportError as e:
-        raise MissingExtraError.for_extra("ray", "--backend ray", e.name) from e
+        raise MissingExtraError.for_extra("ray", "--executor ray", e.name) from e
     # What Ray Data is about to do is told by the job's own reports; its log files keep everything.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
@@ -214,7 +214,7 @@ class _Run:
         missing = [k for k in range(len(self._job.table)) if k not in self._done]
         return InternalError(
             f"{len(missing)} shards are missing after {ROUNDS} rounds, first of all shard {missing[0]}: actors died over them "
-            f"({self._died or 'without a word'}); the same command without --backend ray finds the clip, or the memory, that kills"
+            f"({self._died or 'without a word'}); the same command without --executor ray finds the clip, or the memory, that kills"
         )
 
 

@@ -16,10 +16,9 @@ import numpy as np
 from .. import errors
 from ..errors import CancelledError, GaitcrafterError, InternalError
 from . import errors as bulk_errors
-from .errors import PlanMismatchError
 from .filesystem import LocalFileSystem
 from .leases import Leases
-from .machine import open_engine
+from .machine import open_engine, refuse_other_engine
 from .opening import open_job
 from .plan import Plan
 from .worker import ClipEngine, Stop, Worker
@@ -38,14 +37,9 @@ class OpenModel:
     threads: int = 1
 
     def __call__(self, plan: Plan) -> ClipEngine:
-        """Raises CapabilityError for another tier, PlanMismatchError for another model or build than the plan's."""
+        """Raises CapabilityError for another tier, PlanMismatchError for another model, build or backend than the plan's."""
         engine = open_engine(self.model, plan, threads=self.threads)
-        here, there = (engine.info["model_sha256"], engine.build), (plan.spec.model.sha256, plan.spec.engine.build)
-        if here != there:
-            raise PlanMismatchError(
-                f"the plan's clips are of model {there[0][:12]} and build {there[1][:12]}, this machine has {here[0][:12]} and "
-                f"{here[1][:12]}: install the same wheel and model on every machine of the cluster"
-            )
+        refuse_other_engine(plan, engine)
         return engine
 
 

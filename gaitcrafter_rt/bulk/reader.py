@@ -151,9 +151,12 @@ def plain_rows(table: Any) -> list[dict[str, Weights]]:
 def provenance(spec: Spec) -> dict[str, Any]:
     """What ClipBatch carries, as the engine itself says it."""
     m, e = spec.model, spec.engine
+    who = {} if e.network is None else e.network.model_dump()
+    if who:
+        who["backend_sha256"] = who.pop("sha256")
     return {
         "model": m.name, "model_sha256": m.sha256, "sampler": spec.sampler, "threshold": spec.threshold,
-        "engine": {"gaitcrafter_rt": e.version, "device": e.device, "precision": e.precision, "isa": e.isa},
+        "engine": {"gaitcrafter_rt": e.version, "device": e.device, "precision": e.precision, "isa": e.isa, **who},
         "training_data": m.training_data, "training_data_terms": m.training_data_terms, "identities": m.identities,
     }  # fmt: skip
 

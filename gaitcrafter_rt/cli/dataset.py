@@ -78,19 +78,14 @@ def verify(job: Path, deep: bool, recompute: int, model: str, set_aside: bool, a
 
 def _engine(job: Path, model: str) -> Any:
     from ..bulk.filesystem import LocalFileSystem
-    from ..bulk.machine import open_engine
+    from ..bulk.machine import open_engine, refuse_other_engine
     from ..bulk.opening import open_job
 
     if job.is_file():
         raise InvalidRequestError("--recompute takes a job's folder; a lone shard does not hold its table of conditions")
     plan = open_job(job, LocalFileSystem()).plan
     engine = open_engine(model, plan)
-    if engine.info["model_sha256"] != plan.spec.model.sha256 or engine.build != plan.spec.engine.build:
-        raise InvalidRequestError(
-            f"--recompute needs the model and the build that made the job: {plan.spec.model.name} {plan.spec.model.sha256[:12]}, "
-            f"build {plan.spec.engine.build[:12]}; here are {engine.info['name']} {engine.info['model_sha256'][:12]}, "
-            f"build {engine.build[:12]}"
-        )
+    refuse_other_engine(plan, engine)
     return engine
 
 

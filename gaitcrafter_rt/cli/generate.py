@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from ..backends import BACKENDS
 from ..errors import InvalidRequestError
 from .common import FOLDER, SAMPLERS, json_option, note, print_json, progress
 from .request import check_seed
@@ -42,6 +43,11 @@ def sampler_options(command: Any) -> Any:
             click.option("--threads", type=int, help="Threads of an engine, 1 to 256.  [default: one per processor; in a job 1]"),
             click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N (extra gpu)."),
             click.option(
+                "--backend", type=click.Choice(list(BACKENDS)),
+                help="Who runs the network (docs/gpu.md, docs/export.md).  [default: native; with --device cuda torch]",
+            ),
+            click.option("--batch", type=int, help="Clips per network call of another backend than native.  [default: its own]"),
+            click.option(
                 "--precision", type=click.Choice(["auto", "fp32", "fp32-winograd", "bf16", "fp16", "int8"]),
                 default="auto", show_default=True,
                 help="auto is bf16 where the processor has avx512_bf16 and on a GPU, else fp32; int8 needs a calibrated model.",
@@ -63,7 +69,7 @@ def job_options(command: Any) -> Any:
             ),
             click.option("--workers", help="Processes: a number, or auto for one per processor.  [default: auto]"),
             click.option(
-                "--backend", type=click.Choice(["processes", "ray"]),
+                "--executor", type=click.Choice(["processes", "ray"]),
                 help="processes of this machine, or actors of a Ray cluster (extra ray).  [default: processes]",
             ),
             click.option("--rank", type=int, help="This run is number RANK of --world-size that share OUT.  [default: 0]"),
@@ -127,6 +133,7 @@ def generate(out: Path, as_json: bool, **options: Any) -> int:
     gaitcrafter-rt generate out --identities 001,002 --views 000,090 --covariates nm,bg --format npz --format sheet
     gaitcrafter-rt generate tree --identities all --views all --clips-per 8 --format opengait --edges soft
     gaitcrafter-rt generate new --blend 001+002 --views 090 --format gif
+    gaitcrafter-rt generate train --model walker-onnx --backend onnxruntime --identities all --views all --n 1000
     """
     formats = list(dict.fromkeys(options.pop("formats"))) or [PARQUET]
     job = {k: options.pop(k) for k in _JOB_OPTIONS}
@@ -162,7 +169,7 @@ def generate(out: Path, as_json: bool, **options: Any) -> int:
 
 
 _JOB_OPTIONS = (
-    "conditions", "extend", "dry_run", "workers", "backend", "rank", "world_size", "grace", "max_failed", "retry_quarantined",
+    "conditions", "extend", "dry_run", "workers", "executor", "rank", "world_size", "grace", "max_failed", "retry_quarantined",
     "isa", "shard_clips", "block_clips", "metrics", "metrics_port",
 )  # fmt: skip
 
@@ -202,10 +209,11 @@ def run_generate(
 
 
 def open_engine(model: str, settings: dict[str, Any]) -> Any:
-    """Open the model; takes device, precision and threads out of ``settings`` and leaves what belongs to a call."""
+    """Open the model; takes what belongs to an engine out of ``settings`` and leaves what belongs to a call."""
     from ..engine import Engine
 
-    given = {name: settings.pop(name) for name in ("device", "precision", "threads")}
+    given = {name: settings.pop(name, None) for name in ("backend", "batch")}
+    given |= {name: settings.pop(name) for name in ("device", "precision", "threads")}
     check_seed(settings.get("seed", 0))
     return Engine.from_pretrained(model, **given)
 

@@ -26,7 +26,8 @@ def run(
     out: Path, *, as_json: bool, model: str, extend: bool, dry_run: bool, workers: str | None, rank: int | None,
     world_size: int | None,
     grace: float | None, max_failed: int | None, retry_quarantined: bool, isa: str | None, device: str, precision: str,
-    threads: int | None, metrics: Path | None, metrics_port: int | None, backend: str | None, **wanted: Any,
+    threads: int | None, metrics: Path | None, metrics_port: int | None, backend: str | None, batch: int | None,
+    executor: str | None, **wanted: Any,
 ) -> int:  # fmt: skip
     """Plan, resume, grow or estimate the job in OUT; returns the exit code."""
     from ..bulk.arrow import arrow
@@ -46,10 +47,12 @@ def run(
     if not 0 <= numbers["rank"] < numbers["world_size"]:
         raise InvalidRequestError(f"--rank must lie in 0..{numbers['world_size'] - 1} for --world-size {numbers['world_size']}")
     processes = _processes(workers, threads or 1)
-    cluster = _ray(model, workers, threads or 1, grace, rank, world_size) if backend == "ray" else None
+    cluster = _ray(model, workers, threads or 1, grace, rank, world_size) if executor == "ray" else None
     plan = read_plan(fs, Folder(out))
-    engine = open_engine(model, plan, device=device, precision=precision, isa=isa, threads=threads or 1)
-    if engine.info["device"] == "cuda" and workers in (None, "auto"):
+    engine = open_engine(
+        model, plan, device=device, precision=precision, isa=isa, threads=threads or 1, backend=backend, batch=batch
+    )  # fmt: skip
+    if engine.info["device"] != "cpu" and workers in (None, "auto"):
         processes = 1  # a GPU is one worker's
     request = _request(engine, extend=extend, **wanted)
     if dry_run:
@@ -77,7 +80,7 @@ def _ray(
     from ..bulk.ray_worker import OpenModel
 
     if rank is not None or world_size is not None:
-        raise InvalidRequestError("--backend ray hands out shards itself; leave --rank and --world-size away")
+        raise InvalidRequestError("--executor ray hands out shards itself; leave --rank and --world-size away")
     import_ray()
     # A folder has a path that holds on every machine; a name is looked up where the actor is.
     place = str(Path(model).absolute()) if Path(model).exists() else model

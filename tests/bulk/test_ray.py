@@ -75,7 +75,7 @@ def test_an_actor_refuses_another_model_or_build(tmp_path: Path) -> None:
     plan = open_job(tmp_path / "o", LOCAL).plan
     assert OpenModel(str(MODEL))(plan).info["model_sha256"] == plan.spec.model.sha256
     spec = plan.spec.model_copy(update={"model": plan.spec.model.model_copy(update={"sha256": "0" * 64})})
-    with pytest.raises(Exception, match="install the same wheel and model on every machine"):
+    with pytest.raises(Exception, match="take the model and the wheel that made the job"):
         OpenModel(str(MODEL))(plan.model_copy(update={"spec": spec}))
 
 
@@ -185,7 +185,7 @@ def test_actors_that_die_over_a_shard_end_the_job_in_time(fast: Path) -> None:
     assert done == {0, 2}
     error = driver.given_up()
     assert isinstance(error, InternalError)
-    assert re.search(r"1 shards are missing .* shard 1: .*The actor died\).* without --backend ray", str(error))
+    assert re.search(r"1 shards are missing .* shard 1: .*The actor died\).* without --executor ray", str(error))
 
 
 def test_too_many_failures_and_signals_stop_the_actors(fast: Path) -> None:
@@ -226,7 +226,7 @@ def test_the_backend_of_a_job_is_a_seam() -> None:
 
 def test_options_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gaitcrafter_rt._native", reason="the native engine is not built in this tree")
-    command = ["generate", str(tmp_path / "o"), "--model", str(MODEL), "--steps", "1", "--n", "2", "--backend", "ray"]
+    command = ["generate", str(tmp_path / "o"), "--model", str(MODEL), "--steps", "1", "--n", "2", "--executor", "ray"]
     assert main([*command, "--rank", "0", "--world-size", "2"]) == 2
     assert "hands out shards itself" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -286,7 +286,7 @@ def test_a_cluster_of_two_with_one_killed_in_mid_shard(tmp_path: Path) -> None:
     single = _start(tmp_path / "one", "--workers", "1")
     assert json.loads(single.communicate(timeout=300)[0].splitlines()[-1])["exit_code"] == 0
     out = tmp_path / "ray"
-    process = _start(out, "--backend", "ray", "--workers", "2")
+    process = _start(out, "--executor", "ray", "--workers", "2")
     half = lambda: [len(list(p.glob("block-*"))) for p in (out / "wip").glob("shard-*")]  # noqa: E731
     _wait_for(lambda: len(_actors(process.pid)) == 2 and sum(0 < n < 16 for n in half()) == 2, process)
     everybody, victims = _descendants(process.pid), _actors(process.pid)
@@ -318,7 +318,7 @@ def _state(pid: int) -> str:
 def test_a_signal_stops_a_cluster_with_75(tmp_path: Path) -> None:
     """SIGTERM to the driver: actors finish or drop their blocks, exit code 75, and the same command without Ray completes."""
     out = tmp_path / "o"
-    process = _start(out, "--backend", "ray", "--workers", "2", "--grace", "20")
+    process = _start(out, "--executor", "ray", "--workers", "2", "--grace", "20")
     _wait_for(lambda: len(list(out.glob("wip/*/block-*"))) >= 3, process)
     process.send_signal(signal.SIGTERM)
     told, errors = process.communicate(timeout=120)
@@ -370,14 +370,14 @@ def test_a_cluster_with_authentication(tmp_path: Path, monkeypatch: pytest.Monke
                 nodes.append(subprocess.Popen([*ray, *more], stdout=log, stderr=log))
             _wait_for(lambda name=name: b"runtime started" in (tmp_path / name).read_bytes(), nodes[-1])
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-        told, errors = _start(tmp_path / "o", "--backend", "ray").communicate(timeout=300)
+        told, errors = _start(tmp_path / "o", "--executor", "ray").communicate(timeout=300)
         result = json.loads(told.splitlines()[-1])
         assert (result.get("complete"), result.get("clips")) == (True, 192), (told, errors)
         progress = [json.loads(line) for line in told.splitlines()[:-1]]
         assert max(line["workers"] for line in progress) == 2
         monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
         monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 48)
-        process = _start(tmp_path / "p", "--backend", "ray")
+        process = _start(tmp_path / "p", "--executor", "ray")
         told, _ = process.communicate(timeout=300)
         assert process.returncode == 6, told
         assert "token" in json.loads(told.splitlines()[-1])["error"]["message"]
