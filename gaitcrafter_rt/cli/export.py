@@ -99,6 +99,55 @@ def onnx(model: str, out: Path, precision: str, batch: str, external_data: bool,
     return 0 if found is None or found.passed else 4
 
 
+@export.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--library", type=click.Choice(["tensorrt", "tensorrt_rtx"]), default="tensorrt", show_default=True,
+              help="Which of the two products builds.")  # fmt: skip
+@click.option("--arch", "arch", multiple=True, help="tensorrt_rtx: chips by compute capability, as in 89,120.")
+@click.option("--device", type=click.IntRange(0, 255), default=0, show_default=True, help="tensorrt: the GPU by number.")
+@click.option("--batch", "batch", multiple=True, metavar="N|MIN:OPT:MAX",
+              help="Clips per call, an optimisation profile each.  [default: the graph's own, else 8]")  # fmt: skip
+@click.option("--tf32", is_flag=True, help="Let fp32 products round their inputs to TF32.")
+@json_option
+def tensorrt(
+    folder: Path, library: str, arch: tuple[str, ...], device: int, batch: tuple[str, ...], tf32: bool, as_json: bool
+) -> None:
+    """Build TensorRT engines of the ONNX export FOLDER into this user's engine cache (extra tensorrt or tensorrt-rtx).
+
+    \b
+    gaitcrafter-rt export onnx walker walker-fp16 --precision fp16
+    gaitcrafter-rt export tensorrt walker-fp16 --batch 8
+    gaitcrafter-rt export tensorrt walker-fp16 --library tensorrt_rtx --arch 89,120
+
+    tensorrt builds for a GPU of this machine. tensorrt_rtx builds for the chips that are named, without a GPU.
+
+    An engine is machine code: it is kept in a folder that you alone may read, and none is ever taken from elsewhere.
+    """
+    from ..export.tensorrt import build_engines
+    from ..export.tensorrt.build import Flags
+
+    chips = [_chip(text) for text in split_list(arch)]
+    built = build_engines(
+        folder, library=library, chips=chips, device=device, batches=split_list(batch), flags=Flags(tf32=tf32)
+    )
+    rows = [
+        {"path": None if b.path is None else str(b.path), "bytes": len(b.engine), "found": b.found, "key": b.key} for b in built
+    ]
+    if as_json:
+        print_json({"folder": str(folder), "engines": rows})
+        return
+    for b in built:
+        what = "found" if b.found else "built"
+        click.echo(f"{b.path or 'not kept (GAITCRAFTER_CACHE=off)'}")
+        note(f"{what}: {b.key['library']}, {b.key['gpu']}, {b.key['precision']}, {human_bytes(len(b.engine))}", as_json)
+
+
+def _chip(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 3:
+        raise InvalidRequestError(f"--arch is {text!r:.80}; chips are compute capabilities without the point, as in 89,120")
+    return int(text)
+
+
 def _batch(text: str) -> int | None:
     if text == "dynamic":
         return None

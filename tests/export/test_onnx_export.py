@@ -13,7 +13,6 @@ import pytest
 
 import gaitcrafter_rt as gc
 from gaitcrafter_rt.backends.exported import MANIFEST, read_export
-from gaitcrafter_rt.cli.main import main
 from gaitcrafter_rt.errors import CapabilityError, InvalidRequestError, MissingExtraError, ModelFormatError, UnsupportedVersionError
 from gaitcrafter_rt.install import native
 from gaitcrafter_rt.models import resolve_model
@@ -43,16 +42,6 @@ def needs_cpp_backend() -> None:
 def agreement(a: gc.ClipBatch, b: gc.ClipBatch) -> float:
     """Share of equal pixels."""
     return 1 - float(np.unpackbits(a.packed ^ b.packed).mean())
-
-
-@pytest.fixture(scope="module")
-def walker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped model, exported and verified by the command."""
-    needs_onnxruntime()
-    pytest.importorskip("onnxscript", reason="needs the extra onnx")
-    out = tmp_path_factory.mktemp("export") / "walker"
-    assert main(["export", "onnx", "walker", str(out), "--verify", "--clips", "1"]) == 0
-    return out
 
 
 def test_the_shipped_model_makes_the_same_clips_everywhere(walker: Path) -> None:
