@@ -14,10 +14,13 @@ import click
 from ..errors import InvalidRequestError
 from .common import FOLDER, SAMPLERS, json_option, note, print_json, printable, progress
 
+SPACINGS = ("trailing", "leading", "linspace")
 DEFAULT_SWEEP = (
     *(f"ddim:{n}" for n in (100, 50, 20, 12, 8, 4)),
     *(f"{kind}:{n}" for kind in ("dpmpp_2m", "dpmpp_3m", "unipc") for n in (20, 12, 8, 6, 4)),
 )
+# Of the eight-step UniPC.
+DEFAULT_VARIANTS = ("1", "1.5", "2.5", "3", "leading", "linspace")
 
 
 @click.command(name="train-recogniser")
@@ -33,6 +36,7 @@ DEFAULT_SWEEP = (
 @click.option("--learning-rate", default=1e-3, show_default=True, help="Highest rate of the one-cycle schedule.")
 @click.option("--seed", default=0, show_default=True, help="Of weights and batches.")
 @click.option("--threads", default=1, show_default=True, help="Threads of torch.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True, help="Of its convolutions.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @json_option
 def train_recogniser(data: Path, out: Path, device: str, as_json: bool, **options: Any) -> None:
@@ -160,6 +164,7 @@ def panel(model: str, data: Path, judges: tuple[Path, ...], out: Path | None, as
     same_run = teacher == fast and not options["fast_model"]
     clips = PanelClips(columns["teacher"], columns["fast"], columns["floor"], same_run)
     report = run_panel(clips, packed, opened, cache=cache, seed=options["seed"])
+    report |= {"engine": _engine(options["fast_model"] or model, options["precision"])}
     report |= {"command": shlex.join(["gaitcrafter-rt", *sys.argv[1:]]), **_made_on(options["made"])}
     if out is not None:
         with new_file(out) as f:
@@ -168,6 +173,16 @@ def panel(model: str, data: Path, judges: tuple[Path, ...], out: Path | None, as
         print_json(report)
     else:
         click.echo(printable(render_markdown(report)), nl=False)
+
+
+def _engine(model: str, precision: str) -> dict[str, str]:
+    """What computed the columns that were not made elsewhere, for the report."""
+    from ..bulk.machine import open_engine
+
+    engine = open_engine(model, None, precision=precision, threads=1)
+    kept = {name: str(engine.info[name]) for name in ("isa", "precision", "model_sha256")}
+    engine.close()
+    return kept
 
 
 def _made_on(folder: Path | None) -> dict[str, str]:
@@ -184,8 +199,12 @@ def _made_on(folder: Path | None) -> dict[str, str]:
 @click.option("--data", required=True, type=FOLDER, help="Packed set that the model was trained on, with held-out recordings.")
 @click.option("--judge", "judges", required=True, multiple=True, type=FOLDER, help="Recogniser of other people. Repeatable.")
 @click.option("--n", "count", default=512, show_default=True, help="Clips of every generated column.")
+@click.option("--fast-model", help="Model of the other samplers.  [default: MODEL]")
 @click.option("--teacher", default="ddpm:1000", show_default=True, metavar="KIND:STEPS[:GUIDANCE]", help="Sampler of the teacher.")
-@click.option("--try", "tried", multiple=True, metavar="KIND:STEPS[:GUIDANCE]", help="Another one, repeatable.  [default: a list]")
+@click.option(
+    "--try", "tried", multiple=True, metavar="KIND:STEPS[:GUIDANCE][:SPACING][:eta=X]",
+    help="Another one, repeatable.  [default: a list]",
+)  # fmt: skip
 @click.option("--precision", default="auto", show_default=True, help="Of all columns.")
 @click.option("--seed", default=0, show_default=True, help="Of the clips; the noise floor takes the next one.")
 @click.option("--workers", default=1, show_default=True, help="Processes that generate.")
@@ -203,6 +222,7 @@ def steps(
 
     \b
     gaitcrafter-rt eval steps walker --data walkers48 --judge judge-set --judge judge-temporal --n 512 --plot steps.png
+    gaitcrafter-rt eval steps walker --fast-model walker-fast --try ddim:3 --try unipc:3 --data walkers48 --judge judge-set
     """
     from ..data.packed import PackedClips
     from ..evaluate.classifier import default_cache
@@ -215,26 +235,29 @@ def steps(
         refuse_existing_file(out)
     packed, opened = PackedClips.open(data), [Judge.open(judge) for judge in judges]
     cache = options["cache"] or default_cache()
-    tried = {text: sampler_from(text, "--try") for text in options["tried"] or DEFAULT_SWEEP}
+    default = (*DEFAULT_SWEEP, *(f"unipc:8:{variant}" for variant in DEFAULT_VARIANTS))
+    tried = {text: sampler_from(text, "--try") for text in options["tried"] or default}
+    fast_model = options["fast_model"] or model
 
-    def column(name: str, settings: dict[str, Any], seed: int) -> Any:
+    def column(name: str, settings: dict[str, Any], seed: int, source: str = fast_model) -> Any:
         note(f"{name}: generating", as_json)
         with progress(name, "clips", show=not as_json) as update:
             return obtain(
-                model, packed.labels, options["count"], cache / "panel", seed=seed, precision=options["precision"],
+                source, packed.labels, options["count"], cache / "panel", seed=seed, precision=options["precision"],
                 workers=options["workers"], made=options["made"], progress=update, **settings,
             )  # fmt: skip
 
     teacher = sampler_from(options["teacher"], "--teacher")
-    slow = column("teacher", teacher, options["seed"])
-    floor = column("another seed", teacher, options["seed"] + 1)
+    slow = column("teacher", teacher, options["seed"], model)
+    floor = column("another seed", teacher, options["seed"] + 1, model)
     candidates = [
-        Candidate(name, network_calls(model, **settings), partial(column, name, settings, options["seed"]))
+        Candidate(name, network_calls(fast_model, **settings), partial(column, name, settings, options["seed"]))
         for name, settings in tried.items()
     ]
     report = run_sweep(slow, floor, candidates, packed, opened, cache=cache, seed=options["seed"])
     command = shlex.join(["gaitcrafter-rt", *sys.argv[1:]])
-    report |= {"teacher_sampler": options["teacher"], "command": command, **_made_on(options["made"])}
+    report |= {"teacher_sampler": options["teacher"], "engine": _engine(fast_model, options["precision"]), "command": command}
+    report |= _made_on(options["made"])
     if out is not None:
         with new_file(out) as f:
             f.write((json.dumps(report, indent=1) + "\n").encode())
@@ -249,18 +272,25 @@ def steps(
 
 
 def sampler_from(text: str | None, option: str) -> dict[str, Any]:
-    """``ddim:20:2.5`` as arguments of ``Engine.generate``; {} for None. Raises InvalidRequestError."""
+    """``ddim:20:2.5`` as arguments of ``Engine.generate``; {} for None. Raises InvalidRequestError.
+
+    KIND:STEPS, then in any order a guidance scale, a spacing, and ``eta=X``.
+    """
     if text is None:
         return {}
-    kind, *numbers = text.split(":")
+    kind, *parts = text.split(":")
     try:
-        if kind not in SAMPLERS or not 1 <= len(numbers) <= 2:
+        if kind not in SAMPLERS or not parts:
             raise ValueError
-        found: dict[str, Any] = {"sampler": kind, "steps": int(numbers[0])}
-        if len(numbers) == 2:
-            found["guidance"] = float(numbers[1])
+        found: dict[str, Any] = {"sampler": kind, "steps": int(parts[0])}
+        for part in parts[1:]:
+            name = "spacing" if part in SPACINGS else "eta" if part.startswith("eta=") else "guidance"
+            if name in found:
+                raise ValueError
+            found[name] = part if name == "spacing" else float(part.removeprefix("eta="))
     except ValueError:
         raise InvalidRequestError(
-            f"{option} is {text!r}; it must be KIND:STEPS or KIND:STEPS:GUIDANCE with KIND of {', '.join(SAMPLERS)}, as unipc:8:2"
+            f"{option} is {text!r}; it must be KIND:STEPS or KIND:STEPS:GUIDANCE with KIND of {', '.join(SAMPLERS)}, as unipc:8:2; "
+            f"a spacing ({', '.join(SPACINGS)}) and eta=X may follow"
         ) from None
     return found

@@ -29,6 +29,8 @@ class JudgeSettings(BaseModel):
     margin: Annotated[float, Field(gt=0, le=10)] = 0.2
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+    # Of the convolutions while it is trained; judging is fp32 always.
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     @classmethod
     def checked(cls, **values: Any) -> JudgeSettings:

@@ -47,13 +47,17 @@ def train_judge(
     with torch_threads(settings.threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         net = build(settings, len(batches.people)).to(place)
+        if settings.kind == "temporal" and settings.precision == "bf16":
+            net = net.to(memory_format=torch.channels_last_3d)  # a fifth less time on a CPU with AMX
         optimiser = torch.optim.AdamW(net.parameters(), settings.learning_rate, weight_decay=5e-4)
         rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, total_steps=settings.steps + 1)
         net.train()
         for step in range(settings.steps):
             batch = batches.at(step)
             identity = torch.from_numpy(batch.identity).to(place)
-            features, scores = net(torch.from_numpy(batch.clips).to(place).float())
+            with torch.autocast(place.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                features, scores = net(torch.from_numpy(batch.clips).to(place).float())
+            features, scores = features.float(), scores.float()
             classes = identity[:, None].expand(-1, scores.shape[1])
             entropy = torch.nn.functional.cross_entropy(scores.flatten(0, 1), classes.flatten(), label_smoothing=0.1)
             loss = triplet_loss(features, identity, settings.margin) + entropy

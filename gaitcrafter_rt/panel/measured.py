@@ -56,9 +56,7 @@ class Meters:
     expected: dict[Cell, float]
 
     @classmethod
-    def prepare(
-        cls, judges: Sequence[Judge], classifier: Classifier, references: ClipSet, expected: dict[Cell, float]
-    ) -> Meters:
+    def prepare(cls, judges: Sequence[Judge], classifier: Classifier, references: ClipSet, expected: dict[Cell, float]) -> Meters:
         """Embeds the references once."""
         units = {judge.name: unit_parts(judge.embed_set(references)) for judge in judges}
         return cls(judges, classifier, references, units, np.unique(references.identity), expected)

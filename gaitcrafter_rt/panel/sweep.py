@@ -46,10 +46,34 @@ def run_sweep(
         clips = candidate.clips()
         check_pair(teacher, clips)
         rows.append(_row(candidate.name, candidate.calls, comparison, clips))
+    judge_names = [j.name for j in judges]
     return {
         "format": "gaitcrafter-sweep", "format_version": 1, "clips": len(teacher), "people": len(comparison.meters.people),
-        "judges": [j.name for j in judges], "margins": MARGINS, "teacher": comparison.teacher.summary(), "rows": rows,
+        "judges": judge_names, "margins": MARGINS, "teacher": comparison.teacher.summary(), "rows": rows,
+        "stand_in": stand_in(rows),
     }  # fmt: skip
+
+
+def stand_in(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Which DDIM count may stand in for the teacher where more clips are needed than it has.
+
+    ``row``: the plain DDIM row (no other guidance or spacing) with the fewest steps that passes every gate but KID, whose margin
+    is a control's and not a distance, and fails none; None if there is none. ``short_of`` names per plain DDIM row the gates that
+    keep it from that, each with the bound of its interval farther from zero: the margin at which it would have passed.
+    """
+    short: dict[str, dict[str, float]] = {}
+    for row in rows:
+        kind, *rest = row["name"].split(":")
+        if kind == "ddim" and len(rest) == 1:
+            short[row["name"]] = {
+                key: round(max(abs(gate["low"]), abs(gate["high"])), 4)
+                for key, gate in row["gates"].items()
+                if gate["low"] is not None
+                and gate["verdict"] != "pass"
+                and not (key.startswith("kid") and gate["verdict"] != "fail")
+            }
+    whole = [name for name, gates in short.items() if not gates]
+    return {"row": min(whole, key=lambda name: int(name.split(":")[1]), default=None), "short_of": short}
 
 
 def _row(name: str, calls: int, comparison: Comparison, clips: ClipSet) -> dict[str, Any]:
@@ -71,4 +95,19 @@ def render_markdown(report: dict[str, Any]) -> str:
         cells = ["-" if g["value"] is None else f"{g['value']:+.4f} {marks[g['verdict']]}" for g in gates]
         passed = sum(g["verdict"] == "pass" for g in gates)
         lines.append(f"| {row['name']} | {row['calls'] or '-'} | " + " | ".join(cells) + f" | {passed} of {len(gates)} |")
+    found = report["stand_in"]
+    if found["row"]:
+        lines += [
+            "",
+            f"{found['row']} may stand in for the teacher: the fewest steps of a plain DDIM row that pass every gate but KID.",
+        ]
+    elif found["short_of"]:
+        lines += [
+            "",
+            "No DDIM count may stand in for the teacher. What each misses, and the margin at which it would have passed:",
+            "",
+        ]
+        lines += [
+            f"- {name}: " + ", ".join(f"{key} {by:g}" for key, by in gates.items()) for name, gates in found["short_of"].items()
+        ]
     return "\n".join(lines) + "\n"

@@ -72,6 +72,17 @@ def test_training_tells_strangers_apart(judges: dict[str, Path]) -> None:
         assert right["trained"] < 0.75 * right["untrained"], (kind, right)
 
 
+@pytest.mark.parametrize("kind", ["set", "temporal"])
+def test_bf16_trains_much_as_fp32_does(kind: str, others: PackedClips, tmp_path: Path) -> None:
+    """The same batches from the same start: the loss follows that of fp32 closely, and other bits come out."""
+    losses: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    for precision, seen in losses.items():
+        settings = JudgeSettings(kind=kind, steps=12, frames=6, people=4, clips=3, width=4, embedding=8, precision=precision)
+        train_judge(others, tmp_path / precision, settings, progress=lambda step, of, loss, right, seen=seen: seen.append(loss))
+    np.testing.assert_allclose(losses["bf16"], losses["fp32"], rtol=0.05)
+    assert losses["bf16"] != losses["fp32"]
+
+
 def test_only_the_temporal_judge_sees_the_order_of_frames(judges: dict[str, Path]) -> None:
     clip = render_clip(sample_identity(0, 205), 90, "nm", 0, size=32)[None]
     mixed = clip[:, np.random.default_rng(0).permutation(30)]

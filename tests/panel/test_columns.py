@@ -49,6 +49,8 @@ def test_samplers_as_one_word() -> None:
     assert sampler_from(None, "--fast") == {}
     assert sampler_from("unipc:8", "--fast") == {"sampler": "unipc", "steps": 8}
     assert sampler_from("ddim:100:2.5", "--teacher") == {"sampler": "ddim", "steps": 100, "guidance": 2.5}
-    for bad in ("ddim", "euler:3", "ddim:x", "ddim:3:2:1"):
+    assert sampler_from("unipc:8:2:leading", "--try") == {"sampler": "unipc", "steps": 8, "guidance": 2.0, "spacing": "leading"}
+    assert sampler_from("ddim:4:eta=0.5", "--try") == {"sampler": "ddim", "steps": 4, "eta": 0.5}
+    for bad in ("ddim", "euler:3", "ddim:x", "ddim:3:2:1", "ddim:3:leading:linspace", "ddim:3:eta=x"):
         with pytest.raises(InvalidRequestError, match=r"--fast is .* KIND:STEPS"):
             sampler_from(bad, "--fast")

@@ -68,5 +68,3 @@ def test_a_judge_that_knows_the_people_is_refused(world: World) -> None:
     clips = PanelClips(world.teacher, world.teacher, world.floor)
     with pytest.raises(DataFormatError, match="trained on people that it is to judge"):
         run_panel(clips, world.data, [replace(judge, config=config)], cache=world.cache)
-
-

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from panel_world import World
 
 from gaitcrafter_rt.panel.comparison import spoiled
 from gaitcrafter_rt.panel.controls import dilated
-from gaitcrafter_rt.panel.sweep import Candidate, render_markdown, run_sweep
+from gaitcrafter_rt.panel.sweep import Candidate, render_markdown, run_sweep, stand_in
 
 
 def test_a_sweep_ranks_what_it_is_given(world: World, tmp_path: Path) -> None:
@@ -25,8 +26,29 @@ def test_a_sweep_ranks_what_it_is_given(world: World, tmp_path: Path) -> None:
     page = render_markdown(report)
     assert "| ddim:50 | 50 |" in page
     assert page.count("\n| ") == 4  # header and three rows
+    assert report["stand_in"]["row"] == "ddim:50"
+    assert report["stand_in"]["short_of"]["ddim:2"].keys() >= {"flicker"}
+    assert "ddim:50 may stand in for the teacher" in page
     pytest.importorskip("matplotlib", reason="matplotlib (extra plots) draws the picture and is not installed")
     from gaitcrafter_rt.panel.plot import draw
 
     draw(report, tmp_path / "steps.png")
     assert (tmp_path / "steps.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_stand_in_is_the_plain_ddim_row_with_the_fewest_steps_that_passes_all() -> None:
+    def row(name: str, **verdicts: str) -> dict[str, Any]:
+        return {"name": name, "gates": {key: {"verdict": verdict, "low": -0.07, "high": 0.02} for key, verdict in verdicts.items()}}
+
+    rows = [
+        row("another seed", flicker="pass"),
+        row("ddim:100", flicker="pass", kid="inconclusive"),
+        row("ddim:50", flicker="pass", kid="inconclusive"),
+        row("ddim:20", flicker="inconclusive", kid="fail"),
+        row("ddim:8:1", flicker="pass", kid="pass"),
+        row("unipc:4", flicker="pass", kid="pass"),
+    ]
+    found = stand_in(rows)
+    assert found["row"] == "ddim:50"
+    assert found["short_of"] == {"ddim:100": {}, "ddim:50": {}, "ddim:20": {"flicker": 0.07, "kid": 0.07}}
+    assert stand_in(rows[3:])["row"] is None
