@@ -63,7 +63,8 @@ class Engine:
         conv: str = "triton",
         graphs: bool = True,
     ) -> None:
-        """Open a model folder; see :meth:`from_pretrained`. ``isa`` (portable, avx2, avx512) is for tests and benchmarks.
+        """Open a model folder; see :meth:`from_pretrained`. ``isa`` (portable, avx2, avx512, avx512_amx) is for tests and
+        benchmarks.
 
         On the torch engine ``isa`` is that of an earlier engine whose bits are wanted; ``graphs=False`` runs without CUDA graphs.
         """

@@ -33,7 +33,7 @@ SOURCES = [
 # As in csrc/noise/CMakeLists.txt and csrc/sampler/CMakeLists.txt.
 FLAGS = ["-std=c++20", "-O3", "-ffp-contract=off", "-fno-fast-math", "-fno-math-errno", "-fPIC", "-shared"]
 
-ISAS = {"portable": 0, "avx2": 1, "avx512": 2}
+ISAS = {"portable": 0, "avx2": 1, "avx512": 2, "avx512_amx": 3}
 _KINDS = ["ddpm", "ddim", "dpmpp_2m", "dpmpp_3m", "unipc"]
 _SPACINGS = ["leading", "trailing", "linspace"]
 _THRESHOLDINGS = ["none", "clip", "dynamic"]

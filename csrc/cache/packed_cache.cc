@@ -81,12 +81,12 @@ std::string note_text(const ModelFolder& model) {
 
 // The processor's widest instruction set and the C library stand for the mathematical functions behind a few tables.
 std::string packed_key(const ModelFolder& model, Isa isa, Precision precision) {
-  std::string widest = "portable";
-  for (const Isa i : {Isa::kAvx2, Isa::kAvx512})
+  std::string_view widest;
+  for (const Isa i : kIsas)
     if (isa_supported(i)) widest = isa_name(i);
   return key_start(model.sha256()) + "config " + model.config_sha256() + "\nprecision " +
-         std::string(precision_name(precision)) + "\nisa " + std::string(isa_name(isa)) + "\nmachine " + widest +
-         ", libc " + ::gnu_get_libc_version() + "\n";
+         std::string(precision_name(precision)) + "\nisa " + std::string(isa_name(isa)) + "\nmachine " +
+         std::string(widest) + ", libc " + ::gnu_get_libc_version() + "\n";
 }
 
 std::string packed_name(const std::string& key) { return hashed_name(key) + kPackedSuffix; }

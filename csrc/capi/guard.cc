@@ -28,10 +28,10 @@ int checked_axis(int32_t axis) {
 }
 
 Isa isa_named(const char* name) {
-  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa isa : kIsas) {
     if (isa_name(isa) == name) return isa;
   }
-  refuse("isa is \"" + std::string(name).substr(0, 64) + "\"; allowed are \"portable\", \"avx2\" and \"avx512\"");
+  refuse("isa is \"" + std::string(name).substr(0, 64) + "\"; allowed are " + std::string(kIsaChoices));
 }
 
 }  // namespace gaitcrafter

@@ -1,6 +1,5 @@
 #include "core/isa.h"
 
-#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -9,12 +8,12 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace gaitcrafter {
 namespace {
-
-constexpr std::array<Isa, 3> kAll = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512};
 
 #if defined(__x86_64__)
 
@@ -37,6 +36,30 @@ uint64_t saved_state() {
   return (uint64_t{high} << 32) | low;
 }
 
+bool detect_bf16() {
+  constexpr uint32_t kBf16 = 1u << 5;  // leaf 7, subleaf 1, eax
+  return all_set(cpuid(7, 1).eax, kBf16);
+}
+
+bool detect_int8() {
+  constexpr uint32_t kVnni = 1u << 11;  // leaf 7, ecx
+  return all_set(cpuid(7).ecx, kVnni);
+}
+
+// The tiles' registers are 8 KiB that a signal frame has to hold, so the kernel keeps them from processes that have not
+// asked for them. It refuses where it is too old, or where an alternate signal stack of this process is too small.
+bool allowed_tiles() {
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return ::syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+}
+
+bool detect_amx() {
+  constexpr uint32_t kTiles = 1u << 22 | 1u << 24 | 1u << 25;  // leaf 7, edx: amx_bf16, amx_tile, amx_int8
+  constexpr uint64_t kSaved = 0x60000;                         // xcr0
+  return all_set(cpuid(7).edx, kTiles) && all_set(saved_state(), kSaved) && detect_bf16() && detect_int8() &&
+         allowed_tiles();
+}
+
 Isa detect() {
   constexpr uint32_t kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28;                           // leaf 1, ecx
   constexpr uint32_t kAvx2 = 1u << 5, kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;  // leaf 7, ebx
@@ -46,23 +69,13 @@ Isa detect() {
   const uint32_t extended = cpuid(7).ebx;
   const uint64_t saved = saved_state();
   if (!all_set(saved, kYmm) || !all_set(extended, kAvx2)) return Isa::kPortable;
-  const bool wide = all_set(saved, kZmm) && all_set(extended, kF | kDq | kBw | kVl);
-  return wide ? Isa::kAvx512 : Isa::kAvx2;
+  if (!all_set(saved, kZmm) || !all_set(extended, kF | kDq | kBw | kVl)) return Isa::kAvx2;
+  return detect_amx() ? Isa::kAvx512Amx : Isa::kAvx512;
 }
 
 bool detect_sha() {
   constexpr uint32_t kSsse3 = 1u << 9, kSse41 = 1u << 19, kSha = 1u << 29;  // leaf 1, ecx; leaf 7, ebx
   return all_set(cpuid(1).ecx, kSsse3 | kSse41) && all_set(cpuid(7).ebx, kSha);
-}
-
-bool detect_bf16() {
-  constexpr uint32_t kBf16 = 1u << 5;  // leaf 7, subleaf 1, eax
-  return all_set(cpuid(7, 1).eax, kBf16);
-}
-
-bool detect_int8() {
-  constexpr uint32_t kVnni = 1u << 11;  // leaf 7, ecx
-  return all_set(cpuid(7).ecx, kVnni);
 }
 
 #else
@@ -87,6 +100,8 @@ std::string_view isa_name(Isa isa) {
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAvx512Amx:
+      return "avx512_amx";
     default:
       return "portable";
   }
@@ -112,7 +127,7 @@ bool int8_products_supported() {
 Isa choose_isa() {
   const char* wanted = std::getenv("GAITCRAFTER_ISA");
   if (wanted == nullptr || *wanted == '\0') return widest();
-  for (const Isa isa : kAll) {
+  for (const Isa isa : kIsas) {
     if (isa_name(isa) != wanted) continue;
     if (isa_supported(isa)) return isa;
     throw Error(Status::kCapability, "GAITCRAFTER_ISA is " + std::string(wanted) +
@@ -120,7 +135,7 @@ Isa choose_isa() {
                                          "; unset it or name that one");
   }
   throw Error(Status::kInvalidRequest,
-              "GAITCRAFTER_ISA is '" + std::string(wanted) + "'; allowed are portable, avx2 and avx512");
+              "GAITCRAFTER_ISA is '" + std::string(wanted) + "'; allowed are " + std::string(kIsaChoices));
 }
 
 }  // namespace gaitcrafter

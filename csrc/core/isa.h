@@ -5,12 +5,18 @@
 
 namespace gaitcrafter {
 
-enum class Isa : int { kPortable = 0, kAvx2 = 1, kAvx512 = 2 };
+// Each has all that the ones before it have. kAvx512Amx is AVX-512 with bfloat16 and 8-bit products and the matrix unit
+// AMX; in fp32 it is the same as kAvx512.
+enum class Isa : int { kPortable = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Amx = 3 };
 
-// "portable", "avx2", "avx512".
+inline constexpr Isa kIsas[] = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Amx};
+
+// "portable", "avx2", "avx512", "avx512_amx", and all of them for a message.
 std::string_view isa_name(Isa isa);
+inline constexpr std::string_view kIsaChoices = "\"portable\", \"avx2\", \"avx512\" and \"avx512_amx\"";
 
-// True if this processor and operating system run the tier (cpuid bits and xgetbv, never model names).
+// True if this processor and operating system run the tier (cpuid bits and xgetbv, never model names). Linux lets a
+// process use AMX only if it asks (arch_prctl): the first call here asks, once, where everything else is there.
 bool isa_supported(Isa isa);
 
 // True if this processor has the SHA instructions (and SSE 4.1, whose shuffles go with them).

@@ -29,13 +29,18 @@ TEST_F(IsaTest, AgreesWithTheKernel) {
   EXPECT_EQ(isa_supported(Isa::kAvx2), kernel_lists("avx2") && kernel_lists("fma"));
   EXPECT_EQ(isa_supported(Isa::kAvx512), kernel_lists("avx512f") && kernel_lists("avx512bw") &&
                                              kernel_lists("avx512dq") && kernel_lists("avx512vl"));
+  // The kernel may refuse what the processor has (allowed_tiles).
+  if (isa_supported(Isa::kAvx512Amx)) {
+    for (const char* flag : {"amx_tile", "amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni"})
+      EXPECT_TRUE(kernel_lists(flag)) << flag;
+  }
 }
 
 TEST_F(IsaTest, ChoosesTheWidest) {
   unsetenv("GAITCRAFTER_ISA");
   const Isa isa = choose_isa();
   EXPECT_TRUE(isa_supported(isa));
-  if (isa != Isa::kAvx512) {
+  if (isa != Isa::kAvx512Amx) {
     EXPECT_FALSE(isa_supported(static_cast<Isa>(static_cast<int>(isa) + 1)));
   }
   setenv("GAITCRAFTER_ISA", "", 1);
@@ -43,7 +48,7 @@ TEST_F(IsaTest, ChoosesTheWidest) {
 }
 
 TEST_F(IsaTest, ObeysTheEnvironment) {
-  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa isa : kIsas) {
     setenv("GAITCRAFTER_ISA", std::string(isa_name(isa)).c_str(), 1);
     if (isa_supported(isa)) {
       EXPECT_EQ(choose_isa(), isa);

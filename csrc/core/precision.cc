@@ -23,7 +23,7 @@ std::optional<Precision> precision_named(std::string_view name) {
 
 bool precision_supported(Precision precision, Isa isa) {
   if (precision == Precision::kFp32 || precision == Precision::kFp32Winograd) return isa_supported(isa);
-  if (isa != Isa::kAvx512 || !bf16_products_supported()) return false;
+  if (isa < Isa::kAvx512 || !isa_supported(isa) || !bf16_products_supported()) return false;
   return precision == Precision::kBf16 || int8_products_supported();
 }
 

@@ -5,6 +5,7 @@
 #include <limits>
 #include <string>
 
+#include "core/amx_tiles.h"
 #include "core/error.h"
 
 namespace gaitcrafter {
@@ -47,17 +48,49 @@ GC_SECONDS_OF(int8_products, Vec16, __attribute__((target("avx512f"))), "vpdpbus
 
 #undef GC_SECONDS_OF
 
+// The same for the matrix unit: six sums, as many as the tiles leave beside two operands.
+constexpr int kTileChains = 6;
+constexpr int kTileRounds = 50'000;
+
+#define GC_SECONDS_OF_TILES(NAME, MULTIPLY)                             \
+  __attribute__((target("amx-tile,amx-bf16,amx-int8"))) double NAME() { \
+    const TilesInUse tiles;                                             \
+    tile_zero<6>();                                                     \
+    tile_zero<7>();                                                     \
+    const double begin = thread_seconds();                              \
+    for (int i = 0; i < kTileRounds; ++i) {                             \
+      MULTIPLY<0, 6, 7>();                                              \
+      MULTIPLY<1, 6, 7>();                                              \
+      MULTIPLY<2, 6, 7>();                                              \
+      MULTIPLY<3, 6, 7>();                                              \
+      MULTIPLY<4, 6, 7>();                                              \
+      MULTIPLY<5, 6, 7>();                                              \
+    }                                                                   \
+    return thread_seconds() - begin;                                    \
+  }
+
+GC_SECONDS_OF_TILES(amx_bf16_products, tile_multiply)
+GC_SECONDS_OF_TILES(amx_int8_products, tile_multiply_bytes)
+
+#undef GC_SECONDS_OF_TILES
+
 struct Probe {
   double (*seconds)();
-  int operations;  // of one instruction
+  double operations;  // of one run
 };
 
 Probe probe_of(Arithmetic arithmetic, Isa isa) {
-  if (arithmetic == Arithmetic::kBf16) return {bf16_products, 16 * 2 * 2};
-  if (arithmetic == Arithmetic::kInt8) return {int8_products, 16 * 4 * 2};
-  if (isa == Isa::kAvx512) return {avx512_products, 16 * 2};
-  if (isa == Isa::kAvx2) return {avx2_products, 8 * 2};
-  return {sse_products, 4 * 2};
+  constexpr double kVectors = static_cast<double>(kChains) * kRounds,
+                   kTiles = static_cast<double>(kTileChains) * kTileRounds;
+  if (arithmetic != Arithmetic::kFp32 && isa == Isa::kAvx512Amx) {
+    return arithmetic == Arithmetic::kBf16 ? Probe{amx_bf16_products, kTiles * 16 * 16 * 32 * 2}
+                                           : Probe{amx_int8_products, kTiles * 16 * 16 * 64 * 2};
+  }
+  if (arithmetic == Arithmetic::kBf16) return {bf16_products, kVectors * 16 * 2 * 2};
+  if (arithmetic == Arithmetic::kInt8) return {int8_products, kVectors * 16 * 4 * 2};
+  if (isa >= Isa::kAvx512) return {avx512_products, kVectors * 16 * 2};
+  if (isa == Isa::kAvx2) return {avx2_products, kVectors * 8 * 2};
+  return {sse_products, kVectors * 4 * 2};
 }
 
 constexpr std::string_view kNames[] = {"fp32", "bf16", "int8"};
@@ -73,7 +106,7 @@ std::optional<Arithmetic> arithmetic_named(std::string_view name) {
 bool arithmetic_supported(Arithmetic arithmetic, Isa isa) {
   if (!isa_supported(isa)) return false;
   if (arithmetic == Arithmetic::kFp32) return true;
-  return isa == Isa::kAvx512 &&
+  return isa >= Isa::kAvx512 &&
          (arithmetic == Arithmetic::kBf16 ? bf16_products_supported() : int8_products_supported());
 }
 
@@ -85,7 +118,7 @@ double processor_rate(Arithmetic arithmetic, Isa isa) {
   const Probe probe = probe_of(arithmetic, isa);
   double best = std::numeric_limits<double>::infinity();
   for (int i = 0; i < kRuns; ++i) best = std::min(best, probe.seconds());
-  return probe.operations * static_cast<double>(kChains) * kRounds / best;
+  return probe.operations / best;
 }
 
 }  // namespace gaitcrafter

@@ -9,7 +9,7 @@
 namespace gaitcrafter {
 
 // kFp32: multiply-adds of floats (a multiplication and an addition where the set has no FMA). kBf16: vdpbf16ps, pairs
-// of bfloat16 into fp32. kInt8: vpdpbusd, fours of bytes into int32.
+// of bfloat16 into fp32; with kAvx512Amx tdpbf16ps, tiles of them. kInt8: vpdpbusd, fours of bytes into int32; tdpbusd.
 enum class Arithmetic : int { kFp32 = 0, kBf16 = 1, kInt8 = 2 };
 
 // "fp32", "bf16", "int8"; nothing for any other name.

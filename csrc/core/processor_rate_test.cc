@@ -10,7 +10,7 @@ namespace gaitcrafter {
 namespace {
 
 TEST(ProcessorRate, IsARateWhereTheInstructionsRunAndAnErrorElsewhere) {
-  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa isa : kIsas) {
     for (const Arithmetic a : {Arithmetic::kFp32, Arithmetic::kBf16, Arithmetic::kInt8}) {
       if (!arithmetic_supported(a, isa)) {
         EXPECT_ERROR(processor_rate(a, isa), kCapability, "this processor has no");
@@ -28,6 +28,8 @@ TEST(ProcessorRate, IntegersAndBfloat16NeedAvx512) {
   EXPECT_TRUE(arithmetic_supported(Arithmetic::kFp32, Isa::kPortable));
   EXPECT_EQ(arithmetic_supported(Arithmetic::kBf16, Isa::kAvx512), bf16_products_supported());
   EXPECT_EQ(arithmetic_supported(Arithmetic::kInt8, Isa::kAvx512), int8_products_supported());
+  for (const Arithmetic a : {Arithmetic::kBf16, Arithmetic::kInt8})
+    EXPECT_EQ(arithmetic_supported(a, Isa::kAvx512Amx), isa_supported(Isa::kAvx512Amx));
 }
 
 TEST(ProcessorRate, KnowsItsNames) {

@@ -18,13 +18,13 @@ namespace {
 
 Isa isa_from(const std::string& name) {
   if (name.empty()) return choose_isa();
-  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa isa : kIsas) {
     if (isa_name(isa) != name) continue;
     if (isa_supported(isa)) return isa;
     throw Error(Status::kCapability, "isa \"" + name + "\" is not supported by this processor; the default here is \"" +
                                          std::string(isa_name(choose_isa())) + "\"");
   }
-  refuse("isa is \"" + name + "\"; allowed are \"portable\", \"avx2\" and \"avx512\"");
+  refuse("isa is \"" + name + "\"; allowed are " + std::string(kIsaChoices));
 }
 
 void check_options(const EngineOptions& o) {

@@ -138,7 +138,7 @@ void fill_portable(uint64_t seed, uint64_t clip, uint32_t stream, uint64_t first
 
 void fill_on(Isa isa, uint64_t seed, uint64_t clip, uint32_t stream, uint64_t first, float* out, size_t n) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return fill_avx512(seed, clip, stream, first, out, n);
+  if (isa >= Isa::kAvx512) return fill_avx512(seed, clip, stream, first, out, n);
   if (isa == Isa::kAvx2) return fill_avx2(seed, clip, stream, first, out, n);
 #endif
   static_cast<void>(isa);

@@ -23,7 +23,7 @@ namespace {
 
 struct AttentionTile {
   int sequences, length;  // tokens of a sequence
-  int channels;
+  int channels, hidden;
   ptrdiff_t pitch;  // elements from one row to the next; kWidestLanes more than the tokens, at least
   Elem* x;          // [C / kPair][pitch][kPair]
   float* qkv;       // [3 dim][pitch] of one head
@@ -46,6 +46,7 @@ GC_INLINE AttentionTile attention_tile(int sequences, int length, int channels, 
   return {sequences,
           length,
           channels,
+          w.heads * w.dim,
           l.pitch,
           elements(l.x),
           floats(l.qkv),
@@ -140,15 +141,9 @@ GC_INLINE void attend_sequence(const AttentionTile& t, int dim, const Elem* q, c
   }
 }
 
-struct Rotary {
-  const float *cos, *sin;
-  ptrdiff_t pitch;
-  int dim;
-};
-
 // From normalised tokens in t.x to the heads' outputs in t.output. `bias` is [heads][length][bias_pitch] or null.
 GC_INLINE void attend(const AttentionTile& t, const AttentionWeights& w, const float* bias, ptrdiff_t bias_pitch,
-                      Rotary rotary) {
+                      const RotaryTables& rotary) {
   const ptrdiff_t head_rows = 3 * w.dim, part = w.dim * t.pitch;
   const int tokens = t.tokens();
   const int columns = tokens + t.length % kPair;  // an odd sequence pairs its last value with the next token's
@@ -173,12 +168,18 @@ GC_INLINE void attend(const AttentionTile& t, const AttentionWeights& w, const f
   }
 }
 
-// out[token] = in[token] + o^T W_out (+ bias), o as [row / kPair][pitch][kPair].
+// Normalised tokens as columns of t.x.
+GC_INLINE void load_tokens(const AttentionTile& t, const Tensor& in, TokenPlaces places) {
+  layer_norm_columns(t.tokens(), in, SiteCursor(places, t.length), t.row, t.x, t.pitch);
+}
+
+// out[token] = in[token] + o^T W_out (+ bias), o as [depth / kPair][pitch][kPair].
 template <class Cursor>
-GC_INLINE void project_out(int tokens, const Elem* o, ptrdiff_t pitch, const Packed& weight, const float* bias,
-                           const Tensor& in, const Tensor& out, Cursor start) {
+GC_INLINE void project_tokens(int tokens, const Elem* o, int depth, ptrdiff_t pitch, const Packed& weight,
+                              const float* bias, const Tensor& in, const Tensor& out, Cursor start) {
   for (int panel = 0; panel < panels_of(weight.n); ++panel) {
     Product p = packed_product(weight, bias, panel);
+    p.k = depth;
     p.a_step = pitch * kPair;
     const int column = first_column(weight.n, panel);
     Cursor cursor = start;
@@ -187,6 +188,11 @@ GC_INLINE void project_out(int tokens, const Elem* o, ptrdiff_t pitch, const Pac
       return Row<Elem, Elem>{o + i * kPair, out.pixel<Elem>(pixel) + column, in.pixel<Elem>(pixel) + column};
     });
   }
+}
+
+GC_INLINE void project_out(const AttentionTile& t, const Packed& weight, const float* bias, const Tensor& in,
+                           const Tensor& out, TokenPlaces places) {
+  project_tokens(t.tokens(), t.output, t.hidden, t.pitch, weight, bias, in, out, SiteCursor(places, t.length));
 }
 
 }  // namespace

@@ -1,7 +1,11 @@
 #include "ops/conv2d.h"
 
 #include "ops/channel_moments.h"
+#if defined(GC_AMX)
+#include "ops/amx_conv_product.h"
+#else
 #include "ops/conv_product.h"
+#endif
 #if !defined(GC_BF16)
 #include "ops/winograd.h"
 #endif
@@ -52,6 +56,7 @@ void quantised_tile(const Conv2d& args, const ConvWindow& w, std::byte* scratch)
 
 void conv2d(const Conv2d& args, TileRange tiles, std::byte* scratch) {
   const ConvGrid& g = args.grid;
+  const ProductUnit unit;
   for (int tile = tiles.begin; tile < tiles.end; ++tile) {
     const ConvWindow w = conv_window(g, tile);
 #if defined(GC_INT8)

@@ -1,6 +1,10 @@
 #include "ops/conv_transpose2d.h"
 
+#if defined(GC_AMX)
+#include "ops/amx_conv_product.h"
+#else
 #include "ops/conv_product.h"
+#endif
 
 namespace gaitcrafter {
 namespace {
@@ -9,6 +13,7 @@ void conv_transpose2d(const ConvTranspose2d& args, TileRange tiles, std::byte* s
   const ConvGrid& g = args.grid;
   Elem* image = reinterpret_cast<Elem*>(scratch);
   float* partial = reinterpret_cast<float*>(scratch + g.image_bytes);
+  const ProductUnit unit;
   for (int tile = tiles.begin; tile < tiles.end; ++tile) {
     const ConvWindow w = conv_window(g, tile);
     fill_image(args.in, g, w, PixelCopy{}, image);

@@ -51,18 +51,23 @@ GC_INLINE void copy_pixel(const Elem* x, const float* scale, const float* shift,
                    channel + c, rest);
 }
 
-// Columns [-padding, image_width - padding) of image row `row` of a frame, channels [channel, channel + count).
+// Where a column lies in an image row. At stride 2 tiles want every second pixel at one distance: even columns come
+// before odd ones.
+GC_INLINE int image_column(const ConvGrid& g, int column) {
+  if (!g.by_tiles || g.stride == 1) return column;
+  return column % 2 * ((g.image_width + 1) / 2) + column / 2;
+}
+
+// The pixels of image row `row` of a frame that lie inside it, channels [channel, channel + count), `step` elements
+// from one column to the next.
 template <bool kActivate, class Writer>
 void copy_row(const Tensor& in, const ConvGrid& g, int frame, int row, int channel, int count, const Writer& writer,
-              typename Writer::E* y) {
+              ptrdiff_t step, typename Writer::E* y) {
   const float* scale = kActivate ? in.pending.scale + frame * in.pending.frame_stride + channel : nullptr;
   const float* shift = kActivate ? in.pending.shift + frame * in.pending.frame_stride + channel : nullptr;
   const Elem* x = in.pixel<Elem>((static_cast<ptrdiff_t>(frame) * in.height + row) * in.width) + channel;
-  writer.pad(y, g.padding, channel, count);
-  y += static_cast<ptrdiff_t>(g.padding) * count;
-  for (int i = 0; i < in.width; ++i, x += in.pitch, y += count)
-    copy_pixel<kActivate>(x, scale, shift, channel, count, writer, y);
-  writer.pad(y, g.image_width - in.width - g.padding, channel, count);
+  for (int i = 0; i < in.width; ++i, x += in.pitch)
+    copy_pixel<kActivate>(x, scale, shift, channel, count, writer, y + image_column(g, g.padding + i) * step);
 }
 
 // Elements of one frame, and of one channel block, of a tile's image.
@@ -77,27 +82,41 @@ GC_INLINE int block_channels(const ConvGrid& g, int block) {
   return min_of(g.channel_block, g.channels - block * g.channel_block);
 }
 
-// Where elements are multiplied in groups, the last step of a window row may reach past the image (product.h). What it
+// One image row of `frames` frames whose pixels alternate.
+template <class Writer>
+void fill_row(const Tensor& in, const ConvGrid& g, int frame, int frames, int row, int channel, int count,
+              const Writer& writer, typename Writer::E* y) {
+  const ptrdiff_t step = static_cast<ptrdiff_t>(frames) * count;
+  if (row < 0 || row >= in.height) {
+    writer.pad(y, static_cast<ptrdiff_t>(g.image_width) * frames, channel, count);
+    return;
+  }
+  for (int i = 0; i < g.padding; ++i) writer.pad(y + image_column(g, i) * step, frames, channel, count);
+  for (int i = g.padding + in.width; i < g.image_width; ++i)
+    writer.pad(y + image_column(g, i) * step, frames, channel, count);
+  for (int f = 0; f < frames; ++f, y += count) {
+    if (in.pending.scale != nullptr)
+      copy_row<true>(in, g, frame + f, row, channel, count, writer, step, y);
+    else
+      copy_row<false>(in, g, frame + f, row, channel, count, writer, step, y);
+  }
+}
+
+// Where elements are multiplied in groups, the last step of a run of K may reach past the image (product.h). What it
 // meets there is multiplied by zero, but may not be NaN.
 template <class Writer>
 void fill_image(const Tensor& in, const ConvGrid& g, const ConvWindow& w, const Writer& writer,
                 typename Writer::E* image) {
-  const int rows = g.image_rows(w.rows);
+  const int rows = g.image_rows(w.rows), frames = g.by_tiles ? w.frames : 1;
   for (int block = 0; block < g.blocks; ++block) {
     const int count = block_channels(g, block), channel = block * g.channel_block;
-    const ptrdiff_t row_elements = static_cast<ptrdiff_t>(g.image_width) * count;
-    for (int f = 0; f < w.frames; ++f) {
+    const ptrdiff_t row_elements = static_cast<ptrdiff_t>(g.image_width) * frames * count;
+    for (int f = 0; f < w.frames; f += frames) {
       typename Writer::E* y = image + block * image_block(g, w) + f * image_frame(g, w.rows);
-      for (int r = 0; r < rows; ++r, y += row_elements) {
-        const int row = w.row * g.stride + r - g.padding;
-        if (row < 0 || row >= in.height)
-          writer.pad(y, g.image_width, channel, count);
-        else if (in.pending.scale != nullptr)
-          copy_row<true>(in, g, w.frame + f, row, channel, count, writer, y);
-        else
-          copy_row<false>(in, g, w.frame + f, row, channel, count, writer, y);
-      }
-      if (kPair > 1) __builtin_memset(y, 0, kPair * sizeof(Elem));  // past the frame; the next one overwrites it
+      for (int r = 0; r < rows; ++r, y += row_elements)
+        fill_row(in, g, w.frame + f, frames, w.row * g.stride + r - g.padding, channel, count, writer, y);
+      // The next frame or block overwrites it.
+      if (kPair > 1) __builtin_memset(y, 0, g.by_tiles ? 64 : kPair * sizeof(Elem));
     }
   }
 }

@@ -28,6 +28,7 @@ void map_array(const float* x, float* y, ptrdiff_t count) {
 extern const OpTable GC_OP_TABLE;
 const OpTable GC_OP_TABLE = {
     kElem,
+    kTiles,
     kLanes,
     kMaxVectors,
     conv2d,

@@ -29,11 +29,19 @@ GC_INLINE void layer_norm_row(const Elem* x, int channels, Out* y) {
   for (int c = whole; c < channels; ++c) assign(y[c], (to_float(x[c]) - mean) * rstd);
 }
 
+// Where the tokens of a few sequences lie in a tensor: the pixel of token t of sequence s.
+struct TokenPlaces {
+  ptrdiff_t first, sequence_step, token_step;
+
+  GC_INLINE ptrdiff_t pixel(int s, int t) const { return first + s * sequence_step + t * token_step; }
+};
+
 // Pixels of a few neighbouring sites in order of site, then frame; `next` gives the index and steps on.
 class SiteCursor {
  public:
   GC_INLINE SiteCursor(ptrdiff_t first_site, int frames, ptrdiff_t sites)
       : pixel_(first_site), sites_(sites), frames_(frames) {}
+  GC_INLINE SiteCursor(TokenPlaces places, int length) : SiteCursor(places.first, length, places.token_step) {}
 
   GC_INLINE ptrdiff_t next() {
     const ptrdiff_t now = pixel_;

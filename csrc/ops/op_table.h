@@ -19,6 +19,7 @@ namespace gaitcrafter {
 // initial value.
 struct OpTable {
   DType element;
+  bool tiles;              // products are the matrix unit's
   int lanes, max_vectors;  // shape of the weight panels (packing.h)
   void (*conv2d)(const Conv2d&, TileRange, std::byte* scratch);
   void (*conv_transpose2d)(const ConvTranspose2d&, TileRange, std::byte* scratch);
@@ -32,6 +33,9 @@ struct OpTable {
   void (*temporal_conv)(const TemporalConv&, TileRange, std::byte* scratch);
   void (*exp)(const float* x, float* y, ptrdiff_t count);  // for the tests of the polynomials
   void (*silu)(const float* x, float* y, ptrdiff_t count);
+
+  OperandType operand() const { return {element, tiles}; }
+  OperandType bytes() const { return {DType::kU8, tiles}; }
 };
 
 // Throws kCapability if this processor does not run `isa`, or `precision` with it.

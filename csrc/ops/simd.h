@@ -10,6 +10,9 @@
 #if defined(GC_BF16)
 #include <immintrin.h>
 #endif
+#if defined(GC_AMX)
+#include "core/amx_tiles.h"
+#endif
 
 namespace gaitcrafter {
 namespace {
@@ -24,7 +27,10 @@ constexpr DType kElem = DType::kF32;
 #endif
 constexpr int kPair = pair_of(kElem);
 
-#if defined(__AVX512F__)
+#if defined(GC_AMX)
+constexpr int kLanes = 16;
+constexpr int kMaxVectors = 2;  // tiles of 16 columns, see amx_product.h
+#elif defined(__AVX512F__)
 constexpr int kLanes = 16;
 constexpr int kMaxVectors = 4;  // vectors of one weight panel: 24 accumulators, 4 weights, 1 broadcast of 32 registers
 #elif defined(__AVX2__)
@@ -35,6 +41,17 @@ constexpr int kLanes = 4;
 constexpr int kMaxVectors = 2;
 #endif
 static_assert(kLanes <= kWidestLanes);
+
+// Lives as long as an op multiplies.
+#if defined(GC_AMX)
+constexpr bool kTiles = true;
+using ProductUnit = TilesInUse;
+#else
+constexpr bool kTiles = false;
+struct ProductUnit {
+  GC_INLINE ProductUnit() {}
+};
+#endif
 
 typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
 typedef int32_t VecInt __attribute__((vector_size(kLanes * sizeof(int32_t))));
@@ -134,10 +151,10 @@ GC_INLINE float sum_lanes(Vec v) {
 }
 
 #if defined(GC_BF16)
-// 2^(n + r) with n = floor(x log2 e) and a minimax cubic of 2^r on [0, 1): relative error below 1e-4, a twentieth of
-// a bfloat16's. Overflows to infinity and underflows to zero.
-GC_INLINE Vec exp(Vec x) {
-  const __m512 t = (__m512)(x * splat(1.44269504f));
+// 2^(n + r) with n = floor(x) and a minimax cubic of 2^r on [0, 1): relative error below 1e-4, a twentieth of a
+// bfloat16's. Overflows to infinity and underflows to zero.
+GC_INLINE Vec exp2(Vec x) {
+  const __m512 t = (__m512)x;
   const Vec r = (Vec)_mm512_reduce_ps(t, 1);  // t - floor(t)
   Vec p = splat(0.07802387f);
   p = p * r + splat(0.22606693f);
@@ -145,6 +162,8 @@ GC_INLINE Vec exp(Vec x) {
   p = p * r + splat(0.99992508f);
   return (Vec)_mm512_scalef_ps((__m512)p, t);
 }
+
+GC_INLINE Vec exp(Vec x) { return exp2(x * splat(1.44269504f)); }
 
 GC_INLINE Vec silu(Vec x) { return x * (Vec)_mm512_rcp14_ps((__m512)(splat(1.0f) + exp(-x))); }
 #else

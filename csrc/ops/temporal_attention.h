@@ -6,10 +6,19 @@
 
 namespace gaitcrafter {
 
+// cos and sin of the angles of a token's frame, [dim / 2][pitch]; null: no rotary embedding. For tiles of the matrix
+// unit also [frame][dim of a head, in tiles], a lane per row; sin of even rows negative, rows past `dim` not turned.
+struct RotaryTables {
+  const float *cos = nullptr, *sin = nullptr;
+  const float *cos_lanes = nullptr, *sin_lanes = nullptr;
+  ptrdiff_t pitch = 0;
+  int dim = 0;
+};
+
 // Weights shared by the full attentions.
 struct AttentionWeights {
   int heads = 0, dim = 0;
-  const void* qkv = nullptr;  // [heads][3][dim][C]; the norm's gamma in all, dim^-0.5 in q
+  const void* qkv = nullptr;  // as arrange_qkv has it (unet/weights.h)
   Packed out;                 // K = heads * dim
 };
 
@@ -19,10 +28,7 @@ struct TemporalAttention {
   AttentionWeights weights;
   const float* bias = nullptr;  // [heads][key][bias_pitch], queries side by side; null: no position bias
   ptrdiff_t bias_pitch = 0;     // frames rounded up to kWidestLanes
-  const float* cos = nullptr;   // [rotary_dim / 2][rotary_pitch], repeated for every site of a tile; null: no rotary
-  const float* sin = nullptr;
-  ptrdiff_t rotary_pitch = 0;
-  int rotary_dim = 0;
+  RotaryTables rotary;          // repeated for every site of a tile
 };
 
 }  // namespace gaitcrafter

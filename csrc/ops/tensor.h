@@ -76,4 +76,14 @@ inline constexpr int kWidestLanes = 16;
 // Elements of K that one step of a product takes: dot-product instructions work on a few at once.
 GC_INLINE constexpr int pair_of(DType operand) { return 4 / bytes_of(operand); }
 
+// What an op table multiplies: elements of a type, by vectors, or by tiles of the matrix unit.
+struct OperandType {
+  DType type;
+  bool tiles;
+
+  GC_INLINE constexpr OperandType(DType t, bool by_tiles = false) : type(t), tiles(by_tiles) {}  // NOLINT(*-explicit-*)
+  // Every run of weights along K is padded with zeros to a multiple of this.
+  GC_INLINE constexpr int unit() const { return tiles ? 64 / bytes_of(type) : pair_of(type); }
+};
+
 }  // namespace gaitcrafter

@@ -8,7 +8,9 @@
 namespace gaitcrafter {
 
 // Tiles of a convolution. Where a frame is large a tile is a band of rows; where it is small, several whole frames.
-// The input is copied, band by band, into an image with a halo, laid out [channel block][frame][row][column][channel].
+// The input is copied, band by band, into an image with a halo, laid out [channel block][frame][row][column][channel];
+// for tiles of the matrix unit [channel block][row][column][frame][channel], so that the pixels of an image row, frame
+// by frame, lie at one distance and fill tiles whatever the width (amx_conv_product.h).
 struct ConvGrid {
   int kernel = 3, stride = 1, padding = 1;
   int frames = 0, height = 0, width = 0;            // of the image that the tiles divide (output; input if transposed)
@@ -16,7 +18,9 @@ struct ConvGrid {
   int tile_frames = 1, tiles = 0;                   // frames of a tile
   int channels = 0, channel_block = 0, blocks = 0;  // input channels taken at once
   int image_width = 0;
-  int batch = 0;  // Winograd's 4x4 patches that are transformed together; 0: direct convolution
+  bool by_tiles = false;    // the grid is one for the matrix unit
+  bool taps_apart = false;  // a run of K is one tap's channels; else those of a row of taps, which lie side by side
+  int batch = 0;            // Winograd's 4x4 patches that are transformed together; 0: direct convolution
   size_t image_bytes = 0, scratch_bytes = 0;  // of the halo image, and of all scratch: sums lie after the image
 
   GC_INLINE bool winograd() const { return batch > 0; }
@@ -29,7 +33,7 @@ struct ConvGrid {
 
 // `height` and `width` are the output's. Kernel 4 with stride 2 is the downsampling; the transposed convolution uses
 // the grid of a 3x3 convolution over its input.
-ConvGrid conv_grid(DType operand, int frames, int height, int width, int channels, int kernel, int stride);
+ConvGrid conv_grid(OperandType operand, int frames, int height, int width, int channels, int kernel, int stride);
 
 // Whether a 3x3 convolution at stride 1 is faster by winograd_grid.
 bool prefers_winograd(int height, int width, int channels);
@@ -43,11 +47,15 @@ GC_INLINE constexpr ptrdiff_t winograd_stride(int batch, int columns) {
   return static_cast<ptrdiff_t>(batch) * columns + 16;
 }
 
-// Channels of one block: balanced, at most 64, so that a panel's weights of a block stay in the L2 cache.
-int conv_channel_block(int channels);
+// Channels of one block: balanced, at most 64, so that a panel's weights of a block stay in the L2 cache. Tiles take as
+// many bytes, and all blocks but the last are full.
+int conv_channel_block(OperandType operand, int channels);
+
+// ConvGrid::taps_apart: where a tap's channels fill tiles.
+bool conv_taps_apart(OperandType operand, int channels, int stride);
 
 // Sites whose frames are worked on together by temporal attention.
-int temporal_attention_sites(DType operand, int channels, int heads, int dim, int frames, int sites);
+int temporal_attention_sites(OperandType operand, int channels, int heads, int dim, int frames, int sites);
 // Tokens of one tile of linear attention.
 int linear_attention_tokens(DType operand, int channels, int heads, int dim, int sites);
 // Sites of one tile of temporal convolution.
@@ -102,6 +110,47 @@ GC_INLINE constexpr AttentionLayout attention_layout(DType operand, int channels
   return l;
 }
 
+// The same by tiles of the matrix unit (amx_attention.h): sequences take whole tiles of tokens, and every operand whole
+// steps of K.
+struct TileAttentionLayout {
+  int length = 0, slots = 0;               // tokens of a sequence, and with those that fill it up
+  int depth = 0, rows = 0, key_depth = 0;  // C; dim as rows of a product; dim as its K
+  int hidden = 0;                          // heads * dim as K
+  ptrdiff_t pitch = 0, v_pitch = 0;        // of pairs of rows, in pairs; of v's rows, in elements
+  size_t x = 0, x_pairs = 0, q = 0, k = 0, v = 0, scores = 0, weights = 0, outputs = 0, output_rows = 0, bytes = 0;
+};
+
+GC_INLINE constexpr TileAttentionLayout tile_attention_layout(int channels, int heads, int dim, int sequences,
+                                                              int length) {
+  constexpr int kTile = 16, kDepth = 32;
+  constexpr size_t kElement = 2, kColumns = 32;
+  TileAttentionLayout l;
+  l.length = length;
+  l.slots = round_up(length, kTile);
+  l.depth = round_up(channels, kDepth);
+  l.rows = round_up(dim, kTile);
+  l.key_depth = round_up(dim, kDepth);
+  l.hidden = round_up(heads * dim, kDepth);
+  const int token_count = sequences * l.slots;
+  l.pitch = token_pitch(token_count);
+  l.v_pitch = ((round_up(token_count, kDepth) / kDepth + 1) | 1) * kDepth;
+  const size_t tokens = static_cast<size_t>(token_count), pitch = static_cast<size_t>(l.pitch);
+  const size_t depth = static_cast<size_t>(l.depth), key_depth = static_cast<size_t>(l.key_depth);
+  const size_t hidden = static_cast<size_t>(l.hidden);
+  ScratchCursor at;
+  l.x = at.take(tokens * depth, kElement);
+  l.x_pairs = at.take(depth * pitch, kElement);
+  l.q = at.take(key_depth * pitch, kElement);
+  l.k = at.take(tokens * key_depth, kElement);
+  l.v = at.take(static_cast<size_t>(l.rows) * static_cast<size_t>(l.v_pitch), kElement);
+  l.scores = at.take(static_cast<size_t>(l.slots) * kColumns, sizeof(float));
+  l.weights = at.take(static_cast<size_t>(round_up(length, kDepth)) * kColumns, kElement);
+  l.outputs = at.take(hidden * pitch, kElement);
+  l.output_rows = at.take(tokens * hidden, kElement);
+  l.bytes = at.bytes();
+  return l;
+}
+
 // Scratch of linear attention, in bytes.
 struct LinearAttentionLayout {
   int tokens = 0, tiles = 0, dim_padded = 0;
@@ -110,12 +159,21 @@ struct LinearAttentionLayout {
          folded_operands = 0, row = 0, bytes = 0;
 };
 
+// The same by tiles of the matrix unit (amx_linear_attention.h): what lies after a TileAttentionLayout of one sequence
+// of `tokens`.
+struct TileLinearLayout {
+  int tokens = 0, tiles = 0;
+  size_t contexts = 0, k_sums = 0, v_pairs = 0, diagonal = 0, folded = 0, bytes = 0;
+};
+
+TileLinearLayout tile_linear_layout(int channels, int heads, int dim, int sites);
+
 LinearAttentionLayout linear_attention_layout(DType operand, int channels, int heads, int dim, int sites);
 
 // Scratch of one tile, in bytes.
-size_t temporal_attention_scratch(DType operand, int channels, int heads, int dim, int frames, int sites);
-size_t spatial_attention_scratch(DType operand, int channels, int heads, int dim, int sites);
-size_t linear_attention_scratch(DType operand, int channels, int heads, int dim, int sites);
-size_t temporal_conv_scratch(DType operand, int channels, int frames, int sites);
+size_t temporal_attention_scratch(OperandType operand, int channels, int heads, int dim, int frames, int sites);
+size_t spatial_attention_scratch(OperandType operand, int channels, int heads, int dim, int sites);
+size_t linear_attention_scratch(OperandType operand, int channels, int heads, int dim, int sites);
+size_t temporal_conv_scratch(OperandType operand, int channels, int frames, int sites);
 
 }  // namespace gaitcrafter

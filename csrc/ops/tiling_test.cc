@@ -35,9 +35,11 @@ void expect_rows_covered_once(const ConvGrid& g) {
 
 TEST(Tiling, ConvolutionTilesCoverEveryRowOnce) {
   for (const Shape& s : kShapes) {
-    expect_rows_covered_once(conv_grid(DType::kF32, s.frames, s.height, s.width, s.channels, 3, 1));
-    expect_rows_covered_once(conv_grid(DType::kF32, s.frames, s.height, s.width, s.channels, 7, 1));
-    expect_rows_covered_once(conv_grid(DType::kF32, s.frames, s.height, s.width, s.channels, 4, 2));
+    for (const OperandType operand : {OperandType(DType::kF32), OperandType(DType::kBf16, true)}) {
+      expect_rows_covered_once(conv_grid(operand, s.frames, s.height, s.width, s.channels, 3, 1));
+      expect_rows_covered_once(conv_grid(operand, s.frames, s.height, s.width, s.channels, 7, 1));
+      expect_rows_covered_once(conv_grid(operand, s.frames, s.height, s.width, s.channels, 4, 2));
+    }
     expect_rows_covered_once(winograd_grid(s.frames, s.height, s.width, s.channels));
   }
 }
@@ -54,11 +56,24 @@ TEST(Tiling, WinogradBandsBeginOnEvenRows) {
 }
 
 TEST(Tiling, ChannelBlocksAreBalanced) {
-  EXPECT_EQ(conv_channel_block(1), 1);
-  EXPECT_EQ(conv_channel_block(64), 64);
-  EXPECT_EQ(conv_channel_block(96), 48);
-  EXPECT_EQ(conv_channel_block(130), 44);
-  EXPECT_EQ(conv_channel_block(1024), 64);
+  EXPECT_EQ(conv_channel_block(DType::kF32, 1), 1);
+  EXPECT_EQ(conv_channel_block(DType::kF32, 64), 64);
+  EXPECT_EQ(conv_channel_block(DType::kF32, 96), 48);
+  EXPECT_EQ(conv_channel_block(DType::kF32, 130), 44);
+  EXPECT_EQ(conv_channel_block(DType::kF32, 1024), 64);
+}
+
+// Only the last block may leave a tile of the matrix unit partly empty.
+TEST(Tiling, ChannelBlocksFillTiles) {
+  for (const OperandType operand : {OperandType(DType::kBf16, true), OperandType(DType::kU8, true)}) {
+    for (int channels = 1; channels < 1100; ++channels) {
+      const int block = conv_channel_block(operand, channels);
+      ASSERT_LE(block, channels);
+      if (block < channels) {
+        ASSERT_EQ(block % operand.unit(), 0);
+      }
+    }
+  }
 }
 
 TEST(Tiling, TokenRowsSpreadOverTheCache) {

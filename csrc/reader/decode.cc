@@ -19,6 +19,7 @@ const DecodeTable& decode_table(Isa isa) {
     case Isa::kAvx2:
       return kDecodeAvx2;
     case Isa::kAvx512:
+    case Isa::kAvx512Amx:
       return kDecodeAvx512;
     default:
       return kDecodePortable;

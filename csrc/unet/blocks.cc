@@ -64,10 +64,11 @@ void PlanBuilder::conv(const std::string& name, const Value& in, const Value& ou
   node.in = in;
   node.out = out;
   node.grid =
-      conv_grid(element_, out.frames, out.height, out.width, in.channels, static_cast<int>(weight.shape[2]), stride);
+      conv_grid(operand_, out.frames, out.height, out.width, in.channels, static_cast<int>(weight.shape[2]), stride);
   node.weight = pack_conv(packer_, weight);
   node.bias = padded_vector(packer_, tensor(name + ".bias"));
-  const double cost = static_cast<double>(out.pixels()) * node.weight.k * out.channels;
+  const double taps = static_cast<double>(node.grid.kernel) * node.grid.kernel;
+  const double cost = static_cast<double>(out.pixels()) * taps * in.channels * out.channels;
   const size_t scratch = node.grid.scratch_bytes;
   add(node, {in.buffer, out.buffer}, cost, scratch);
 }
@@ -76,7 +77,7 @@ void PlanBuilder::upsample(const std::string& name, const Value& in, const Value
   UpsampleNode node;
   node.in = in;
   node.out = out;
-  node.grid = conv_grid(element_, in.frames, in.height, in.width, in.channels, 3, 1);
+  node.grid = conv_grid(operand_, in.frames, in.height, in.width, in.channels, 3, 1);
   const TensorView weight = tensor(name + ".weight");
   for (int phase = 0; phase < 4; ++phase) node.phase[phase] = pack_transposed_phase(packer_, weight, phase);
   node.bias = padded_vector(packer_, tensor(name + ".bias"));
@@ -105,11 +106,11 @@ PlanBuilder::Convolved PlanBuilder::block_conv(const std::string& name, const Va
   node.out = out;
   node.pending = pending;
   const bool winograd = precision_ == Precision::kFp32Winograd && prefers_winograd(out.height, out.width, in.channels);
-  const DType operand = quantised(name, in.channels) ? DType::kU8 : element_;
+  const OperandType operand = quantised(name, in.channels) ? OperandType(DType::kU8, operand_.tiles) : operand_;
   node.grid = winograd ? winograd_grid(out.frames, out.height, out.width, in.channels)
                        : conv_grid(operand, out.frames, out.height, out.width, in.channels, 3, 1);
   const TensorView weight = tensor(name + ".weight");
-  if (operand == DType::kU8) {
+  if (operand.type == DType::kU8) {
     const QuantisedConv q =
         pack_quantised_conv(packer_, weight, tensor(name + ".input_low"), tensor(name + ".input_high"));
     node.weight = q.weight;
@@ -194,13 +195,13 @@ Value PlanBuilder::spatial_linear_attention(const std::string& name, const Value
   node.out = destination.value_or(in);
   node.heads = config_.unet.linear_heads;
   node.dim = config_.unet.linear_dim_head;
-  node.q = arrange_linear_q(packer_, qkv, gamma);
+  node.q = arrange_linear_q(packer_, qkv, gamma, node.heads);
   node.kv = arrange_linear_kv(packer_, qkv, gamma, node.heads);
   node.to_out = pack_linear(packer_, tensor(name + ".to_out.weight"));
   node.bias = padded_vector(packer_, tensor(name + ".to_out.bias"));
   const int hidden = node.heads * node.dim;
   const double cost = projection_cost(in, hidden) + static_cast<double>(in.pixels()) * 2 * hidden * node.dim;
-  const size_t scratch = linear_attention_scratch(element_, in.channels, node.heads, node.dim, in.height * in.width);
+  const size_t scratch = linear_attention_scratch(operand_, in.channels, node.heads, node.dim, in.height * in.width);
   const Value out = node.out;
   add(node, {in.buffer, out.buffer}, cost, scratch);
   return out;
@@ -217,15 +218,14 @@ Value PlanBuilder::temporal_attention(const std::string& name, const Value& in, 
   node.to_out = pack_linear(packer_, tensor(name + ".to_out.weight"));
   const int frames = in.frames, sites = in.height * in.width;
   if (u.position_buckets > 0 && position_bias_ == nullptr) {
-    position_bias_ = position_bias(store_, tensor("position_bias.weight"), frames, u.position_max_distance,
-                                   round_up(frames, kWidestLanes));
+    position_bias_ = position_bias(packer_, tensor("position_bias.weight"), frames, u.position_max_distance);
   }
   node.position_bias = position_bias_;
-  const int tile = temporal_attention_sites(element_, in.channels, node.heads, node.dim, frames, sites);
-  if (u.rotary_dim > 0) node.rotary = rotary_tables(store_, frames, u.rotary_dim, tile * frames);
+  const int tile = temporal_attention_sites(operand_, in.channels, node.heads, node.dim, frames, sites);
+  if (u.rotary_dim > 0) node.rotary = rotary_tables(packer_, frames, u.rotary_dim, node.dim, tile);
   const int hidden = node.heads * node.dim;
   const double cost = projection_cost(in, hidden) + static_cast<double>(in.pixels()) * 2 * hidden * frames;
-  const size_t scratch = temporal_attention_scratch(element_, in.channels, node.heads, node.dim, frames, sites);
+  const size_t scratch = temporal_attention_scratch(operand_, in.channels, node.heads, node.dim, frames, sites);
   const Value out = node.out;
   add(node, {in.buffer, out.buffer}, cost, scratch);
   return out;
@@ -241,7 +241,7 @@ Value PlanBuilder::spatial_attention(const std::string& name, const Value& in, D
   node.to_out = pack_linear(packer_, tensor(name + ".to_out.weight"));
   const int hidden = node.heads * node.dim, sites = in.height * in.width;
   const double cost = projection_cost(in, hidden) + static_cast<double>(in.pixels()) * 2 * hidden * sites;
-  const size_t scratch = spatial_attention_scratch(element_, in.channels, node.heads, node.dim, sites);
+  const size_t scratch = spatial_attention_scratch(operand_, in.channels, node.heads, node.dim, sites);
   const Value out = node.out;
   add(node, {in.buffer, out.buffer}, cost, scratch);
   return out;
@@ -254,7 +254,7 @@ Value PlanBuilder::temporal_conv(const std::string& name, const Value& in, Desti
   node.weight = pack_temporal_conv(packer_, tensor(name + ".conv.weight"), tensor(name + ".norm.gamma"));
   node.bias = padded_vector(packer_, tensor(name + ".conv.bias"));
   const double cost = static_cast<double>(in.pixels()) * 3 * in.channels * in.channels;
-  const size_t scratch = temporal_conv_scratch(element_, in.channels, in.frames, in.height * in.width);
+  const size_t scratch = temporal_conv_scratch(operand_, in.channels, in.frames, in.height * in.width);
   const Value out = node.out;
   add(node, {in.buffer, out.buffer}, cost, scratch);
   return out;

@@ -15,7 +15,7 @@ class PlanBuilder {
               WeightStore& store)
       : package_(package),
         config_(package.config()),
-        element_(ops.element),
+        operand_(ops.operand()),
         precision_(precision),
         store_(store),
         packer_(store, ops),
@@ -23,7 +23,7 @@ class PlanBuilder {
 
   // A new activation (of the precision's type, if no other is asked for), and the channels [first, first + count) of
   // one.
-  Value activation(int height, int width, int channels) { return activation(height, width, channels, element_); }
+  Value activation(int height, int width, int channels) { return activation(height, width, channels, operand_.type); }
   Value activation(int height, int width, int channels, DType dtype);
   static Value channels_of(const Value& whole, int first, int count);
 
@@ -70,7 +70,7 @@ class PlanBuilder {
   const ModelPackage& package_;
   const ModelConfig& config_;
   Plan plan_;
-  DType element_;
+  OperandType operand_;
   Precision precision_;
   WeightStore& store_;
   Packer packer_, fp32_packer_;

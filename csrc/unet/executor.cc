@@ -114,14 +114,9 @@ class Runner {
       args.bias = n.position_bias;
       args.bias_pitch = round_up(n.in.frames, kWidestLanes);
     }
-    if (n.rotary.dim > 0) {
-      args.cos = n.rotary.cos;
-      args.sin = n.rotary.sin;
-      args.rotary_pitch = n.rotary.pitch;
-      args.rotary_dim = n.rotary.dim;
-    }
+    args.rotary = n.rotary;
     const int sites = n.in.height * n.in.width;
-    const int tile = temporal_attention_sites(ops_.element, n.in.channels, n.heads, n.dim, n.in.frames, sites);
+    const int tile = temporal_attention_sites(ops_.operand(), n.in.channels, n.heads, n.dim, n.in.frames, sites);
     team_.run(ceil_div(sites, tile), [&](int begin, int end, std::byte* scratch) {
       ops_.temporal_attention(args, {begin, end}, scratch);
     });

@@ -22,8 +22,13 @@ struct WindowIndex {
 
 class WindowOrder {
  public:
-  WindowOrder(int channels, int rows, int columns, int pair)
-      : channels_(channels), rows_(rows), columns_(columns), pair_(pair), block_(conv_channel_block(channels)) {}
+  WindowOrder(OperandType operand, int channels, int rows, int columns, int stride)
+      : channels_(channels),
+        rows_(rows),
+        columns_(columns),
+        unit_(operand.unit()),
+        block_(conv_channel_block(operand, channels)),
+        apart_(conv_taps_apart(operand, channels, stride)) {}
 
   int size() const {
     const int whole = channels_ / block_, last = channels_ - whole * block_;
@@ -33,15 +38,19 @@ class WindowOrder {
     const int block = k / (rows_ * row_elements(block_)), first = block * block_;
     const int count = std::min(block_, channels_ - first), rest = k - block * rows_ * row_elements(block_);
     const int row = rest / row_elements(count), in_row = rest % row_elements(count);
-    if (in_row >= columns_ * count) return {-1, 0, 0};
-    return {first + in_row % count, row, in_row / count};
+    const int tap = apart_ ? round_up(count, unit_) : count;
+    if (in_row >= columns_ * tap || in_row % tap >= count) return {-1, 0, 0};
+    return {first + in_row % tap, row, in_row / tap};
   }
 
  private:
   // Elements of one window row over `count` channels.
-  int row_elements(int count) const { return round_up(columns_ * count, pair_); }
+  int row_elements(int count) const {
+    return apart_ ? columns_ * round_up(count, unit_) : round_up(columns_ * count, unit_);
+  }
 
-  int channels_, rows_, columns_, pair_, block_;
+  int channels_, rows_, columns_, unit_, block_;
+  bool apart_;
 };
 
 // A row of a packed matrix whose values lie `stride` apart; a null pointer stands for zeros.
@@ -55,7 +64,7 @@ struct ScaledRow {
   const float* first;
   ptrdiff_t stride;
   float scale;
-  float operator()(int n) const { return first[n * stride] * scale; }
+  float operator()(int n) const { return first == nullptr ? 0.0f : first[n * stride] * scale; }
 };
 
 }  // namespace
@@ -72,7 +81,7 @@ const float* padded_vector(const Packer& packer, const TensorView& vector) {
 
 Packed pack_conv(const Packer& packer, const TensorView& weight) {
   const int out = extent(weight, 0), in = extent(weight, 1), kernel = extent(weight, 2);
-  const WindowOrder order(in, kernel, kernel, packer.pair());
+  const WindowOrder order(packer.element, in, kernel, kernel, kernel % 2 == 0 ? 2 : 1);
   const ptrdiff_t taps = static_cast<ptrdiff_t>(kernel) * kernel;
   return pack_matrices(packer, 1, order.size(), out, [&](int k, int) {
     const WindowIndex at = order.at(k);
@@ -149,8 +158,8 @@ QuantisedConv pack_quantised_conv(const Packer& packer, const TensorView& weight
     }
   }));
   Packer bytes = packer;
-  bytes.element = DType::kU8;
-  const WindowOrder order(in, kernel, kernel, bytes.pair());
+  bytes.element.type = DType::kU8;
+  const WindowOrder order(bytes.element, in, kernel, kernel, 1);
   q.weight = pack_matrices(bytes, 1, order.size(), out, [&](int k, int) {
     const WindowIndex i = order.at(k);
     const QuantisedWeights* v = &values();
@@ -179,7 +188,7 @@ Packed pack_winograd(const Packer& packer, const TensorView& weight) {
 
 Packed pack_transposed_phase(const Packer& packer, const TensorView& weight, int phase) {
   const int in = extent(weight, 0), out = extent(weight, 1), down = phase / 2, right = phase % 2;
-  const WindowOrder order(in, 2, 2, packer.pair());
+  const WindowOrder order(packer.element, in, 2, 2, 1);
   return pack_matrices(packer, 1, order.size(), out, [&](int k, int) {
     const WindowIndex at = order.at(k);
     const int row = (at.row == 0 ? 3 : 1) - down, column = (at.column == 0 ? 3 : 1) - right;
@@ -190,95 +199,18 @@ Packed pack_transposed_phase(const Packer& packer, const TensorView& weight, int
 
 Packed pack_linear(const Packer& packer, const TensorView& weight) {
   const int in = extent(weight, 1);
-  return pack_matrices(packer, 1, in, extent(weight, 0), [&](int k, int) { return StridedRow{weight.data + k, in}; });
+  return pack_matrices(packer, 1, round_up(in, packer.unit()), extent(weight, 0), [&](int k, int) {
+    return StridedRow{k < in ? weight.data + k : nullptr, in};
+  });
 }
 
 Packed pack_temporal_conv(const Packer& packer, const TensorView& weight, const TensorView& gamma) {
-  const int in = extent(weight, 1);
-  return pack_matrices(packer, 1, 3 * in, extent(weight, 0), [&](int k, int) {
-    const int tap = k / in, c = k % in;
+  const int in = extent(weight, 1), run = packer.element.tiles ? round_up(in, packer.unit()) : in;
+  return pack_matrices(packer, 1, 3 * run, extent(weight, 0), [&](int k, int) {
+    const int tap = k / run, c = k % run;
+    if (c >= in) return ScaledRow{nullptr, 0, 0.0f};
     return ScaledRow{weight.data + static_cast<ptrdiff_t>(c) * 3 + tap, static_cast<ptrdiff_t>(in) * 3, gamma.data[c]};
   });
-}
-
-const void* arrange_qkv(const Packer& packer, const TensorView& to_qkv, const TensorView& gamma, int heads) {
-  const int hidden = extent(to_qkv, 0) / 3, channels = extent(to_qkv, 1), dim = hidden / heads;
-  const auto fill = [&](auto* out) {
-    for (int head = 0; head < heads; ++head)
-      for (int part = 0; part < 3; ++part) {
-        const double scale = part == 0 ? 1.0 / std::sqrt(static_cast<double>(dim)) : 1.0;
-        for (int d = 0; d < dim; ++d) {
-          const float* row = to_qkv.data + (static_cast<ptrdiff_t>(part) * hidden + head * dim + d) * channels;
-          for (int c = 0; c < channels; ++c) put(*out++, static_cast<float>(scale * row[c] * gamma.data[c]));
-        }
-      }
-  };
-  return packer.store.array(static_cast<size_t>(to_qkv.size()) * bytes_of(packer.element),
-                            [&](void* memory) { as_elements(memory, packer.element, fill); });
-}
-
-const void* arrange_linear_q(const Packer& packer, const TensorView& to_qkv, const TensorView& gamma) {
-  const int hidden = extent(to_qkv, 0) / 3, channels = extent(to_qkv, 1);
-  const ptrdiff_t count = static_cast<ptrdiff_t>(hidden) * channels;
-  const auto fill = [&](auto* out) {
-    for (ptrdiff_t i = 0; i < count; ++i) put(out[i], to_qkv.data[i] * gamma.data[i % channels]);
-  };
-  return packer.store.array(static_cast<size_t>(count) * bytes_of(packer.element),
-                            [&](void* memory) { as_elements(memory, packer.element, fill); });
-}
-
-const void* arrange_linear_kv(const Packer& packer, const TensorView& to_qkv, const TensorView& gamma, int heads) {
-  const int hidden = extent(to_qkv, 0) / 3, channels = extent(to_qkv, 1), dim = hidden / heads;
-  const int padded = round_up(dim, packer.lanes);
-  const Packed all = pack_matrices(packer, heads, channels, 2 * padded, [&](int c, int head) {
-    const float* k = to_qkv.data + static_cast<ptrdiff_t>(hidden + head * dim) * channels + c;
-    const float* v = k + static_cast<ptrdiff_t>(hidden) * channels;
-    const ScaledRow keys{k, channels, gamma.data[c]}, values{v, channels, gamma.data[c]};
-    return [keys, values, padded, dim](int n) {
-      const int d = n % padded;
-      return d >= dim ? 0.0f : n < padded ? keys(d) : values(d);
-    };
-  });
-  return all.data;
-}
-
-// T5's bidirectional bucket of key - query, in fp32 like the base network, to land in the same bucket at the edges.
-static int position_bucket(int query, int key, int buckets, int max_distance) {
-  const int half = buckets / 2, exact = half / 2, distance = std::abs(query - key);
-  const int base = query < key ? half : 0;
-  if (distance < exact) return base + distance;
-  const float ratio = std::log(static_cast<float>(distance) / static_cast<float>(exact)) /
-                      static_cast<float>(std::log(static_cast<double>(max_distance) / exact));
-  return base + std::min(exact + static_cast<int>(ratio * static_cast<float>(half - exact)), half - 1);
-}
-
-const float* position_bias(WeightStore& store, const TensorView& table, int frames, int max_distance, int pitch) {
-  const int buckets = extent(table, 0), heads = extent(table, 1);
-  return store.floats(static_cast<size_t>(heads) * frames * pitch, [&](float* out) {
-    for (int head = 0; head < heads; ++head)
-      for (int key = 0; key < frames; ++key)
-        for (int query = 0; query < frames; ++query)
-          out[(static_cast<ptrdiff_t>(head) * frames + key) * pitch + query] =
-              table.data[static_cast<ptrdiff_t>(position_bucket(query, key, buckets, max_distance)) * heads + head];
-  });
-}
-
-RotaryTables rotary_tables(WeightStore& store, int frames, int rotary_dim, int tokens) {
-  const int pitch = round_up(tokens, kWidestLanes);
-  const auto table = [&](double (*function)(double)) {
-    return store.floats(static_cast<size_t>(rotary_dim / 2) * pitch, [&](float* out) {
-      for (int i = 0; i < rotary_dim / 2; ++i) {
-        const float exponent = static_cast<float>(2 * i) / static_cast<float>(rotary_dim);
-        const float frequency = 1.0f / static_cast<float>(std::pow(10000.0, static_cast<double>(exponent)));
-        for (int token = 0; token < tokens; ++token) {
-          const double angle = static_cast<float>(token % frames) * frequency;
-          out[static_cast<ptrdiff_t>(i) * pitch + token] = static_cast<float>(function(angle));
-        }
-      }
-    });
-  };
-  const float* cos = table(std::cos);
-  return {cos, table(std::sin), pitch, rotary_dim};
 }
 
 }  // namespace gaitcrafter

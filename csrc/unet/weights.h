@@ -14,12 +14,13 @@ namespace gaitcrafter {
 // How one op table wants its weights, and where they are kept.
 struct Packer {
   WeightStore& store;
-  DType element;
+  OperandType element;
   int lanes, max_vectors;  // of a panel
 
   Packer(WeightStore& to, const OpTable& ops)
-      : store(to), element(ops.element), lanes(ops.lanes), max_vectors(ops.max_vectors) {}
-  int pair() const { return pair_of(element); }
+      : store(to), element(ops.operand()), lanes(ops.lanes), max_vectors(ops.max_vectors) {}
+  int pair() const { return pair_of(element.type); }
+  int unit() const { return element.unit(); }
 };
 
 inline void put(float& y, float x) { y = x; }
@@ -57,8 +58,8 @@ Packed pack_matrices(const Packer& packer, int count, int k, int n, RowOf row) {
           }
       }
   };
-  const void* data = packer.store.array(elements * bytes_of(packer.element),
-                                        [&](void* memory) { as_elements(memory, packer.element, fill); });
+  const void* data = packer.store.array(elements * bytes_of(packer.element.type),
+                                        [&](void* memory) { as_elements(memory, packer.element.type, fill); });
   return {data, k, n};
 }
 
@@ -68,7 +69,8 @@ const float* copy_of(WeightStore& store, const TensorView& tensor);
 // A vector padded with zeros to whole vectors.
 const float* padded_vector(const Packer& packer, const TensorView& vector);
 
-// [out, in, kernel, kernel] with K = [channel block][ky][kx][channel], every ky padded to whole pairs.
+// [out, in, kernel, kernel] with K = [channel block][ky][kx][channel], every ky, or every tap (conv_taps_apart), padded
+// to whole units.
 Packed pack_conv(const Packer& packer, const TensorView& weight);
 
 // [out, in, kernel, kernel] as 8-bit integers, and what goes with them (ops/conv2d.h), for inputs in low[in] ..
@@ -88,29 +90,29 @@ Packed pack_winograd(const Packer& packer, const TensorView& weight);
 // Phase 2 * (y & 1) + (x & 1) of a transposed convolution [in, out, 4, 4]; see ops/conv_transpose2d.h.
 Packed pack_transposed_phase(const Packer& packer, const TensorView& weight, int phase);
 
-// [out, in] (or [out, in, 1, 1]) with K = in.
+// [out, in] (or [out, in, 1, 1]) with K = in, padded to whole units.
 Packed pack_linear(const Packer& packer, const TensorView& weight);
 
-// [out, in, 3] with K = [tap][in], times gamma[in].
+// [out, in, 3] with K = [tap][in], times gamma[in]; for tiles every tap padded to whole units.
 Packed pack_temporal_conv(const Packer& packer, const TensorView& weight, const TensorView& gamma);
 
-// to_qkv [3 * heads * dim, C] as [head][q, k, v][dim][C], times gamma[C], q also times dim^-0.5.
+// to_qkv [3 * heads * dim, C] as [head][q, k, v][dim][C], times gamma[C], q also times dim^-0.5. For tiles of the
+// matrix unit [head][q and v [rows][depth], k [depth / 2][rows][2]], dim and C padded to whole tiles, q times log2(e)
+// besides.
 const void* arrange_qkv(const Packer& packer, const TensorView& to_qkv, const TensorView& gamma, int heads);
 
-// The q rows of to_qkv, [heads * dim][C], times gamma.
-const void* arrange_linear_q(const Packer& packer, const TensorView& to_qkv, const TensorView& gamma);
+// The q rows of to_qkv, [heads * dim][C], times gamma. For tiles [heads][rows][depth], times log2(e).
+const void* arrange_linear_q(const Packer& packer, const TensorView& to_qkv, const TensorView& gamma, int heads);
 
-// Per head a packed C x 2 dim_padded matrix: k, then v; times gamma.
+// Per head a packed C x 2 dim_padded matrix: k, then v; times gamma. For tiles [head][k [rows][depth], v
+// [depth / 2][rows][2]], k times log2(e).
 const void* arrange_linear_kv(const Packer& packer, const TensorView& to_qkv, const TensorView& gamma, int heads);
 
-// T5's relative position bias [buckets, heads] as [head][key][pitch], queries side by side.
-const float* position_bias(WeightStore& store, const TensorView& table, int frames, int max_distance, int pitch);
+// T5's relative position bias [buckets, heads] as [head][key][frames in whole vectors], queries side by side. For tiles
+// keys fill vectors too, and the bias is times log2(e).
+const float* position_bias(const Packer& packer, const TensorView& table, int frames, int max_distance);
 
-// cos and sin [rotary_dim / 2][pitch] of the angles of token t's frame, t mod frames.
-struct RotaryTables {
-  const float *cos = nullptr, *sin = nullptr;
-  int pitch = 0, dim = 0;
-};
-RotaryTables rotary_tables(WeightStore& store, int frames, int rotary_dim, int tokens);
+// For the tokens of `sequences` sequences, frame by frame, or, by tiles, of one (RotaryTables).
+RotaryTables rotary_tables(const Packer& packer, int frames, int rotary_dim, int dim, int sequences);
 
 }  // namespace gaitcrafter

@@ -10,7 +10,7 @@ from ..errors import CapabilityError
 from .errors import PlanMismatchError
 from .plan import Build, Network, Plan
 
-TIERS = ("portable", "avx2", "avx512")
+TIERS = ("portable", "avx2", "avx512", "avx512_amx")
 
 
 def processors() -> int:

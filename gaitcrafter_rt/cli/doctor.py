@@ -31,7 +31,7 @@ EXTRAS = {
     "metrics": ("prometheus-client",),
 }
 BASE = ("numpy", "pillow", "click", "rich", "pydantic")
-TIERS = ("portable", "avx2", "avx512")
+TIERS = ("portable", "avx2", "avx512", "avx512_amx")
 _LITTLE_DISK = 5_000_000_000
 
 

@@ -99,7 +99,7 @@ class Scratch {
 };
 
 inline Isa isa_named(const std::string& name) {
-  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512})
+  for (const Isa isa : kIsas)
     if (isa_name(isa) == name) return isa;
   throw std::invalid_argument("unknown instruction set " + name);
 }

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 ISAS = ("portable", "avx2", "avx512")
-BF16 = "avx512 bf16"  # the op table of that instruction set and precision
+# Op tables of an instruction set and a precision; the last multiplies by the matrix unit.
+BF16_ISAS = ("avx512", "avx512_amx")
+BF16 = tuple(f"{isa} bf16" for isa in BF16_ISAS)
 HERE = Path(__file__).parent
 
 

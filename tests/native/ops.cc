@@ -41,7 +41,7 @@ Array conv2d(const std::string& isa, const Array& x, const Array& weight, const 
   const float* padded = padded_vector(ops.packer, view(bias));
   const ConvGrid grid =
       winograd ? winograd_grid(t.frames, t.height, t.width, t.channels)
-               : conv_grid(ops.table.element, t.frames, size(t.height), size(t.width), t.channels, kernel, stride);
+               : conv_grid(ops.table.operand(), t.frames, size(t.height), size(t.width), t.channels, kernel, stride);
   const Conv2d args{in.tensor(), out.tensor(), grid, packed, padded};
   Scratch scratch(args.grid.scratch_bytes);
   in_two(args.grid.tiles, [&](TileRange r) { ops.table.conv2d(args, r, scratch.data()); });
@@ -50,16 +50,16 @@ Array conv2d(const std::string& isa, const Array& x, const Array& weight, const 
 }
 
 // By 8-bit integers, for inputs (after the pending affine) in low .. high of their channel.
-Array conv2d_int8(const Array& x, const Array& weight, const Array& bias, const Array& low, const Array& high,
-                  const MaybeArray& scale, const MaybeArray& shift) {
-  Ops ops("avx512 int8");
+Array conv2d_int8(const std::string& isa, const Array& x, const Array& weight, const Array& bias, const Array& low,
+                  const Array& high, const MaybeArray& scale, const MaybeArray& shift) {
+  Ops ops(isa + " int8");
   Image in = ops.image(x);
   const Tensor& t = in.tensor();
   Image out = ops.image(t.frames, t.height, t.width, static_cast<int>(weight.shape(0)));
   in.tensor().pending = pending(scale, shift);
   const QuantisedConv packed = pack_quantised_conv(ops.packer, view(weight), view(low), view(high));
   const ConvGrid grid =
-      conv_grid(DType::kU8, t.frames, t.height, t.width, t.channels, static_cast<int>(weight.shape(2)), 1);
+      conv_grid(ops.table.bytes(), t.frames, t.height, t.width, t.channels, static_cast<int>(weight.shape(2)), 1);
   const Conv2d args{in.tensor(),   out.tensor(), grid, packed.weight, padded_vector(ops.packer, view(bias)),
                     &packed.arrays};
   Scratch scratch(grid.scratch_bytes);
@@ -74,7 +74,7 @@ Array conv_transpose2d(const std::string& isa, const Array& x, const Array& weig
   const Tensor& t = in.tensor();
   Image out = ops.image(t.frames, 2 * t.height, 2 * t.width, static_cast<int>(weight.shape(1)));
   ConvTranspose2d args{
-      t, out.tensor(), conv_grid(ops.table.element, t.frames, t.height, t.width, t.channels, 3, 1), {}, nullptr};
+      t, out.tensor(), conv_grid(ops.table.operand(), t.frames, t.height, t.width, t.channels, 3, 1), {}, nullptr};
   for (int phase = 0; phase < 4; ++phase) args.phase[phase] = pack_transposed_phase(ops.packer, view(weight), phase);
   const float* padded = padded_vector(ops.packer, view(bias));
   args.bias = padded;
@@ -110,7 +110,7 @@ Array conv_group_norm_silu(const std::string& isa, const Array& x, const Array& 
   const Packed packed = winograd ? pack_winograd(ops.packer, view(weight)) : pack_conv(ops.packer, view(weight));
   const float* padded = padded_vector(ops.packer, view(bias));
   const ConvGrid grid = winograd ? winograd_grid(t.frames, t.height, t.width, t.channels)
-                                 : conv_grid(ops.table.element, t.frames, t.height, t.width, t.channels, 3, 1);
+                                 : conv_grid(ops.table.operand(), t.frames, t.height, t.width, t.channels, 3, 1);
   Conv2d conv{t, mid.tensor(), grid, packed, padded};
   std::vector<float> statistics(statistics_floats(conv.grid, channels));
   conv.out.statistics = statistics.data();
@@ -179,18 +179,11 @@ Array temporal_attention(const std::string& isa, const Array& x, const Array& ga
   args.weights = {heads, dim, qkv, packed};
   args.bias_pitch = round_up(t.frames, kWidestLanes);
   if (table) {
-    args.bias =
-        position_bias(ops.packer.store, view(*table), t.frames, max_distance, static_cast<int>(args.bias_pitch));
+    args.bias = position_bias(ops.packer, view(*table), t.frames, max_distance);
   }
-  const int tile = temporal_attention_sites(ops.table.element, t.channels, heads, dim, t.frames, sites);
-  if (rotary_dim > 0) {
-    const RotaryTables rotary = rotary_tables(ops.packer.store, t.frames, rotary_dim, tile * t.frames);
-    args.cos = rotary.cos;
-    args.sin = rotary.sin;
-    args.rotary_pitch = rotary.pitch;
-    args.rotary_dim = rotary_dim;
-  }
-  Scratch scratch(temporal_attention_scratch(ops.table.element, t.channels, heads, dim, t.frames, sites));
+  const int tile = temporal_attention_sites(ops.table.operand(), t.channels, heads, dim, t.frames, sites);
+  if (rotary_dim > 0) args.rotary = rotary_tables(ops.packer, t.frames, rotary_dim, dim, tile);
+  Scratch scratch(temporal_attention_scratch(ops.table.operand(), t.channels, heads, dim, t.frames, sites));
   in_two(ceil_div(sites, tile), [&](TileRange r) { ops.table.temporal_attention(args, r, scratch.data()); });
   scratch.check();
   return out.array();
@@ -205,7 +198,7 @@ Array spatial_attention(const std::string& isa, const Array& x, const Array& gam
   const int dim = static_cast<int>(to_qkv.shape(0)) / (3 * heads);
   const void* qkv = arrange_qkv(ops.packer, view(to_qkv), view(gamma), heads);
   const Packed packed = pack_linear(ops.packer, view(to_out));
-  Scratch scratch(spatial_attention_scratch(ops.table.element, t.channels, heads, dim, static_cast<int>(t.sites())));
+  Scratch scratch(spatial_attention_scratch(ops.table.operand(), t.channels, heads, dim, static_cast<int>(t.sites())));
   const SpatialAttention args{t, t, {heads, dim, qkv, packed}};
   in_two(t.frames, [&](TileRange r) { ops.table.spatial_attention(args, r, scratch.data()); });
   scratch.check();
@@ -218,11 +211,11 @@ Array spatial_linear_attention(const std::string& isa, const Array& x, const Arr
   Image in = ops.image(x);
   const Tensor& t = in.tensor();
   const int dim = static_cast<int>(to_qkv.shape(0)) / (3 * heads);
-  const void* q = arrange_linear_q(ops.packer, view(to_qkv), view(gamma));
+  const void* q = arrange_linear_q(ops.packer, view(to_qkv), view(gamma), heads);
   const void* kv = arrange_linear_kv(ops.packer, view(to_qkv), view(gamma), heads);
   const Packed packed = pack_linear(ops.packer, view(to_out));
   const float* padded = padded_vector(ops.packer, view(to_out_bias));
-  Scratch scratch(linear_attention_scratch(ops.table.element, t.channels, heads, dim, static_cast<int>(t.sites())));
+  Scratch scratch(linear_attention_scratch(ops.table.operand(), t.channels, heads, dim, static_cast<int>(t.sites())));
   const SpatialLinearAttention args{t, t, heads, dim, q, kv, packed, padded};
   in_two(t.frames, [&](TileRange r) { ops.table.spatial_linear_attention(args, r, scratch.data()); });
   scratch.check();
@@ -237,7 +230,7 @@ Array temporal_conv(const std::string& isa, const Array& x, const Array& gamma, 
   const int sites = static_cast<int>(t.sites()), tile = temporal_conv_sites(t.channels, t.frames, sites);
   const Packed packed = pack_temporal_conv(ops.packer, view(weight), view(gamma));
   const float* padded = padded_vector(ops.packer, view(bias));
-  Scratch scratch(temporal_conv_scratch(ops.table.element, t.channels, t.frames, sites));
+  Scratch scratch(temporal_conv_scratch(ops.table.operand(), t.channels, t.frames, sites));
   const TemporalConv args{t, t, packed, padded};
   in_two(ceil_div(sites, tile), [&](TileRange r) { ops.table.temporal_conv(args, r, scratch.data()); });
   scratch.check();
@@ -288,8 +281,8 @@ void bind_ops(py::module_& m) {
   const auto none = py::none();
   m.def("conv2d", &conv2d, py::arg("isa"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("stride") = 1,
         py::arg("scale") = none, py::arg("shift") = none, py::arg("winograd") = false);
-  m.def("conv2d_int8", &conv2d_int8, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("low"), py::arg("high"),
-        py::arg("scale") = none, py::arg("shift") = none);
+  m.def("conv2d_int8", &conv2d_int8, py::arg("isa"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("low"),
+        py::arg("high"), py::arg("scale") = none, py::arg("shift") = none);
   m.def("conv_transpose2d", &conv_transpose2d);
   m.def("linear", &linear, py::arg("isa"), py::arg("x"), py::arg("weight"), py::arg("bias"),
         py::arg("residual") = none);

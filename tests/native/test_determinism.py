@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gaitcrafter_rt import ClipBatch, Condition, Engine, _native
+from gaitcrafter_rt.quantise import quantise_model
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 CLIPS = 16
@@ -31,32 +32,49 @@ def conditions(name: str) -> list[Condition]:
 
 # tiny-paper predicts eps: in bf16 its first call runs in fp32, in memory that lanes share.
 CASES = [
-    ("tiny-walker", "fp32"), ("tiny-walker", "fp32-winograd"), ("tiny-maps", "fp32"), ("tiny-paper", "fp32"),
-    ("tiny-walker", "bf16"), ("tiny-paper", "bf16"),
+    ("tiny-walker", "fp32", ""), ("tiny-walker", "fp32-winograd", ""), ("tiny-maps", "fp32", ""), ("tiny-paper", "fp32", ""),
+    *((name, precision, isa)
+      for isa in ("avx512", "avx512_amx")
+      for name, precision in (("tiny-walker", "bf16"), ("tiny-paper", "bf16"), ("tiny-walker", "int8"))),
 ]  # fmt: skip
+OpenEngine = Callable[[int], Engine]
+Case = tuple[Engine, list[Condition], ClipBatch]
 
 
-def open_engine(case: tuple[str, str], threads: int) -> Engine:
-    name, precision = case
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(filter(None, case)))
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, OpenEngine]:
+    """A model's name, and a function that opens it with so many threads."""
+    name, precision, isa = request.param
+    if isa and not _native.isa_supported(isa):
+        pytest.skip(f"this processor has no {isa}")
     if not _native.precision_supported(precision):
         pytest.skip(f"this processor has no {precision}")
-    return Engine(FIXTURES / name, threads=threads, precision=precision)
+    folder = FIXTURES / name
+    if precision == "int8":
+        folder = quantise_model(folder, tmp_path_factory.mktemp("int8") / name, clips=2).folder
+    return name, lambda threads: Engine(folder, threads=threads, precision=precision, isa=isa or None)
 
 
-@pytest.fixture(scope="module", params=CASES, ids="-".join)
-def case(request: pytest.FixtureRequest) -> Iterator[tuple[Engine, list[Condition], ClipBatch]]:
-    with open_engine(request.param, 1) as engine:
-        conds = conditions(request.param[0])
+@pytest.fixture(scope="module")
+def open_engine(opened: tuple[str, OpenEngine]) -> OpenEngine:
+    return opened[1]
+
+
+@pytest.fixture(scope="module")
+def case(opened: tuple[str, OpenEngine]) -> Iterator[Case]:
+    name, open_engine = opened
+    with open_engine(1) as engine:
+        conds = conditions(name)
         yield engine, conds, engine.generate(conds, **SETTINGS)
 
 
-def test_clips_differ_from_each_other(case: tuple[Engine, list[Condition], ClipBatch]) -> None:
+def test_clips_differ_from_each_other(case: Case) -> None:
     _, _, whole = case
     assert len({row.tobytes() for row in whole.packed}) == CLIPS
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 16])
-def test_any_batch(case: tuple[Engine, list[Condition], ClipBatch], batch: int) -> None:
+def test_any_batch(case: Case, batch: int) -> None:
     engine, conds, whole = case
     parts = list(engine.stream(iter(conds), batch=batch, **SETTINGS))
     assert [len(p) for p in parts[:-1]] == [batch] * (len(parts) - 1)
@@ -66,7 +84,7 @@ def test_any_batch(case: tuple[Engine, list[Condition], ClipBatch], batch: int) 
     assert joined.conditions == whole.conditions
 
 
-def test_any_lane(case: tuple[Engine, list[Condition], ClipBatch]) -> None:
+def test_any_lane(case: Case) -> None:
     engine, conds, whole = case
     for shift in (1, 5):
         order = np.roll(np.arange(CLIPS), shift)
@@ -75,37 +93,35 @@ def test_any_lane(case: tuple[Engine, list[Condition], ClipBatch]) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "throughput", "latency"])
-def test_any_thread_count_and_mode(
-    case: tuple[Engine, list[Condition], ClipBatch], request: pytest.FixtureRequest, mode: str
-) -> None:
+def test_any_thread_count_and_mode(case: Case, open_engine: OpenEngine, mode: str) -> None:
     one, conds, whole = case
     assert np.array_equal(one.generate(conds, **SETTINGS, mode=mode).packed, whole.packed)
     for threads in (2, 3, 5):
-        with open_engine(request.node.callspec.params["case"], threads) as other:
+        with open_engine(threads) as other:
             assert np.array_equal(other.generate(conds, **SETTINGS, mode=mode).packed, whole.packed)
             for count in (1, 4):
                 few = other.generate(conds[:count], **SETTINGS, mode=mode)
                 assert np.array_equal(few.packed, whole.packed[:count])
 
 
-def test_any_mode_with_guidance(case: tuple[Engine, list[Condition], ClipBatch], request: pytest.FixtureRequest) -> None:
+def test_any_mode_with_guidance(case: Case, open_engine: OpenEngine) -> None:
     one, conds, _ = case
     guidance = 2.0 if one.info["guidance_trained"] else 1.0
     settings = {**SETTINGS, "sampler": "ddpm", "eta": None, "thresholding": "dynamic", "guidance": guidance}
     whole = one.generate(conds[:3], **settings)
-    with open_engine(request.node.callspec.params["case"], 3) as other:
+    with open_engine(3) as other:
         for mode in ("auto", "latency"):
             assert np.array_equal(other.generate(conds[:3], **settings, mode=mode).packed, whole.packed)
 
 
-def test_alone(case: tuple[Engine, list[Condition], ClipBatch]) -> None:
+def test_alone(case: Case) -> None:
     engine, conds, whole = case
     for i in (0, 3, 15):
         alone = engine.generate(conds[i], **{**SETTINGS, "start": SETTINGS["start"] + i})
         assert np.array_equal(alone.packed[0], whole.packed[i])
 
 
-def test_drawn_noise_is_the_noise_stream(case: tuple[Engine, list[Condition], ClipBatch]) -> None:
+def test_drawn_noise_is_the_noise_stream(case: Case) -> None:
     engine, conds, whole = case
     shape = (1, *engine.clip_shape)
     n = int(np.prod(shape))
@@ -113,7 +129,7 @@ def test_drawn_noise_is_the_noise_stream(case: tuple[Engine, list[Condition], Cl
     assert np.array_equal(engine.generate(conds, **SETTINGS, initial_noise=noise).packed, whole.packed)
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "avx512_amx"])
 def test_every_instruction_set(isa: str) -> None:
     if not _native.isa_supported(isa):
         pytest.skip(f"this processor has no {isa}")

@@ -130,7 +130,7 @@ def test_untrained_guidance_is_refused() -> None:
         ({"device": "cuda:99"}, CapabilityError, r"no NVIDIA driver|cuda:99 is not there"),
         ({"precision": "fp8"}, InvalidRequestError, r'precision is "fp8"; allowed are "auto", "fp32", .* and "int8"'),
         ({"precision": "bf16", "isa": "portable"}, CapabilityError, "bf16 needs a processor with avx512_bf16"),
-        ({"isa": "neon"}, InvalidRequestError, r'"portable", "avx2" and "avx512"'),
+        ({"isa": "neon"}, InvalidRequestError, r'"portable", "avx2", "avx512" and "avx512_amx"'),
         ({"threads": 0}, InvalidRequestError, r"1 to 256, or None"),
         ({"threads": 257}, InvalidRequestError, r"1 to 256, or None"),
         ({"threads": 1.5}, InvalidRequestError, r"1 to 256, or None"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from native_ops import load, pixels, planes
+from native_ops import BF16_ISAS, load, need, pixels, planes
 
 from gaitcrafter_rt import Engine
 from gaitcrafter_rt.errors import CapabilityError
@@ -31,6 +31,13 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 needs_int8 = pytest.mark.skipif(
     not native.precision_supported("int8", "avx512"), reason="this processor has no avx512_bf16 or no avx512_vnni"
 )
+
+
+@pytest.fixture(params=BF16_ISAS)
+def isa(request: pytest.FixtureRequest) -> str:
+    return need(native, f"{request.param} int8").split()[0]
+
+
 # frames, height, width, in, out: no full vector, one pixel, odd sizes, several blocks of channels, several panels, small frames
 SHAPES = [
     (1, 1, 1, 1, 1), (2, 5, 7, 4, 12), (1, 1, 9, 19, 20), (3, 8, 8, 48, 20), (1, 33, 64, 64, 64), (2, 6, 17, 130, 80),
@@ -50,9 +57,8 @@ def f32(x: Any) -> np.ndarray:
     return np.ascontiguousarray(x, np.float32)
 
 
-@needs_int8
 @pytest.mark.parametrize("shape", SHAPES)
-def test_integers_are_exact(shape: tuple[int, ...]) -> None:
+def test_integers_are_exact(isa: str, shape: tuple[int, ...]) -> None:
     """Activations on the grid of their range, some beyond it, and weights on theirs: only the result is rounded, to bfloat16.
 
     Zero points differ between the channels, so the border is right only if what lies outside is each channel's own zero.
@@ -72,26 +78,24 @@ def test_integers_are_exact(shape: tuple[int, ...]) -> None:
     seen = x.clamp(torch.from_numpy(low)[:, None, None], torch.from_numpy(high)[:, None, None])
     sums = F.conv2d(seen, torch.from_numpy(weight), padding=1).float()  # beyond 2^24 fp32 rounds them, here and there
     want = (sums + torch.from_numpy(bias).float()[:, None, None]).bfloat16().double()
-    got = planes(native.conv2d_int8(pixels(x), f32(weight), f32(bias), f32(low), f32(high)))
+    got = planes(native.conv2d_int8(isa, pixels(x), f32(weight), f32(bias), f32(low), f32(high)))
     assert torch.equal(got, want)
 
 
-@needs_int8
-def test_the_border_is_zero_after_the_activation() -> None:
+def test_the_border_is_zero_after_the_activation(isa: str) -> None:
     """With x = 0 and the shift 128, where SiLU is the identity, every tap inside gives 128 and every one outside nothing."""
     for size in ((1, 1), (1, 5), (5, 3), (33, 64)):
         x, weight, ones = torch.zeros(2, 16, *size), np.ones((20, 16, 3, 3)), np.ones((1, 16))
         got = native.conv2d_int8(
-            pixels(x), f32(weight), f32(np.zeros(20)), f32(0 * ones[0]), f32(255 * ones[0]), f32(ones), f32(128 * ones)
-        )
+            isa, pixels(x), f32(weight), f32(np.zeros(20)), f32(0 * ones[0]), f32(255 * ones[0]), f32(ones), f32(128 * ones)
+        )  # fmt: skip
         taps = F.conv2d(torch.ones(2, 1, *size), torch.ones(20, 1, 3, 3), padding=1).double()
         assert torch.equal(planes(got), 128 * 16 * taps)
 
 
-@needs_int8
 @pytest.mark.parametrize("pending", [False, True])
 @pytest.mark.parametrize("shape", SHAPES[3:])
-def test_error_is_that_of_the_rounding(shape: tuple[int, ...], pending: bool) -> None:
+def test_error_is_that_of_the_rounding(isa: str, shape: tuple[int, ...], pending: bool) -> None:
     """At most half a step of every activation and weight, and on the whole what independent rounding errors add up to."""
     frames, height, width, channels, outputs = shape
     gen = torch.Generator().manual_seed(channels)
@@ -103,7 +107,7 @@ def test_error_is_that_of_the_rounding(shape: tuple[int, ...], pending: bool) ->
     if pending:
         read, extra = F.silu(x * scale.float()[0, :, None, None] + shift.float()[0, :, None, None]), (f32(scale), f32(shift))
     low, high = read.amin((0, 2, 3)).clamp(max=0).numpy(), read.amax((0, 2, 3)).clamp(min=0).numpy()
-    got = planes(native.conv2d_int8(pixels(x), f32(weight), f32(bias), f32(low), f32(high), *extra))
+    got = planes(native.conv2d_int8(isa, pixels(x), f32(weight), f32(bias), f32(low), f32(high), *extra))
     want = F.conv2d(read, weight, bias, padding=1)
 
     step = torch.from_numpy(high - low)[:, None, None] / 255
@@ -154,30 +158,28 @@ def rounded_network(folder: Path) -> UNet3D:
     return model
 
 
-@needs_int8
 @torch.no_grad()
-def test_forward_is_that_of_rounded_operands(walker: Path) -> None:
+def test_forward_is_that_of_rounded_operands(isa: str, walker: Path) -> None:
     """The engine rounds what the package says: most of its error is that of torch on the same rounded operands."""
     exact, rounded = load_unet(walker, torch.float64), rounded_network(walker)
     clip = exact.config.clip
     x = torch.randn(1, 1, clip.frames, clip.height, clip.width, generator=torch.Generator().manual_seed(3))
     want, expected = (net(x.double(), torch.tensor([999]))[0].numpy() for net in (exact, rounded))
-    got = native.UNet(str(walker), "avx512", "int8").forward(x[0].numpy(), 999)
+    got = native.UNet(str(walker), isa, "int8").forward(x[0].numpy(), 999)
     l2 = np.linalg.norm
     assert 1e-3 * l2(want) < l2(expected - want) < 0.03 * l2(want)
     assert l2(got - want) < 1.2 * l2(expected - want)
     assert l2(got - expected) < 0.6 * l2(expected - want), "another rounding would be farther from it than the exact result"
 
 
-@needs_int8
-def test_layers_without_ranges_run_in_bf16(tmp_path: Path) -> None:
+def test_layers_without_ranges_run_in_bf16(isa: str, tmp_path: Path) -> None:
     """One call: with one convolution in int8 the output lies between bf16's and that of all of them."""
     one = quantise_model(FIXTURES / "tiny-walker", tmp_path / "one", clips=1, layers=["mid_block1.conv2"]).folder
     every = quantise_model(FIXTURES / "tiny-walker", tmp_path / "all", clips=1).folder
     x = np.random.default_rng(0).normal(size=(1, 6, 32, 32)).astype(np.float32)
 
     def forward(folder: Path, precision: str) -> np.ndarray:
-        return native.UNet(str(folder), "avx512", precision).forward(x, 600)
+        return native.UNet(str(folder), isa, precision).forward(x, 600)
 
     bf16 = forward(every, "bf16")
     assert np.array_equal(forward(one, "bf16"), bf16), "ranges are nothing to the other tiers"
@@ -186,15 +188,14 @@ def test_layers_without_ranges_run_in_bf16(tmp_path: Path) -> None:
     assert 0 < near < 0.5 * far
 
 
-@needs_int8
-def test_whole_runs_agree_with_fp32(walker: Path) -> None:
+def test_whole_runs_agree_with_fp32(isa: str, walker: Path) -> None:
     """Default steps, the same noise, trained weights: mean IoU of the binarised clips at least 0.98, none below 0.95."""
     config = read_config(walker)
     assert config.sampler.eta == 0, "a deterministic run"
     conditions = spread_conditions(config, 6, seed=11)
     frames = {}
     for precision in ("fp32", "int8"):
-        with Engine(walker, precision=precision) as engine:
+        with Engine(walker, precision=precision, isa=isa) as engine:
             assert engine.info["precision"] == precision
             frames[precision] = engine.generate(conditions, seed=11).frames
     assert all(0.02 < (clip != 0).mean() < 0.98 for clip in frames["fp32"]), "a trained model draws a figure"
@@ -203,12 +204,12 @@ def test_whole_runs_agree_with_fp32(walker: Path) -> None:
     assert found.iou_mean >= 0.98 and found.iou_min >= 0.95, found
 
 
-@needs_int8
-def test_bits_depend_on_the_clip_alone(tiny: Path) -> None:
+def test_bits_depend_on_the_clip_alone(isa: str, tiny: Path) -> None:
     """Any batch, lane and thread count."""
     conditions = spread_conditions(read_config(tiny), 8, seed=2)
     settings: dict[str, Any] = {"seed": 2**63 + 11, "steps": 3, "eta": 1.0}
-    with Engine(tiny, threads=1, precision="int8") as one, Engine(tiny, threads=3, precision="int8") as three:
+    options = {"precision": "int8", "isa": isa}
+    with Engine(tiny, threads=1, **options) as one, Engine(tiny, threads=3, **options) as three:
         whole = one.generate(conditions, start=5, **settings).packed
         assert np.array_equal(three.generate(conditions, start=5, **settings).packed, whole)
         parts = [batch.packed for batch in three.stream(iter(conditions), batch=3, start=5, **settings)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from native_ops import load
+from native_ops import BF16_ISAS, load, need
 from safetensors.numpy import load_file
 from test_unet_forward import NAMES, conditions
 
@@ -22,7 +22,6 @@ from gaitcrafter_rt.package import read_config
 
 native = load()
 FIXTURES = Path(__file__).parent.parent / "fixtures"
-needs_bf16 = pytest.mark.skipif(not native.precision_supported("bf16", "avx512"), reason="this processor has no avx512_bf16")
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +32,13 @@ def _one_thread() -> Any:
     torch.set_num_threads(threads)
 
 
-def bf16_unet(folder: Path) -> Any:
-    return native.UNet(str(folder), "avx512", "bf16")
+@pytest.fixture(params=BF16_ISAS)
+def isa(request: pytest.FixtureRequest) -> str:
+    return need(native, f"{request.param} bf16").split()[0]
+
+
+def bf16_unet(folder: Path, isa: str) -> Any:
+    return native.UNet(str(folder), isa, "bf16")
 
 
 def l2(error: np.ndarray) -> float:
@@ -46,29 +50,27 @@ def tensors(golden: dict[str, np.ndarray]) -> tuple[dict[str, torch.Tensor], tor
     return labels, torch.from_numpy(golden["cond"]) if "cond" in golden else None
 
 
-@needs_bf16
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_forward_of_random_weights(name: str) -> None:
+def test_forward_of_random_weights(isa: str, name: str) -> None:
     """Against the stored output in double; eager is ``model.to(bfloat16)``, input and all."""
     golden = load_file(FIXTURES / name / "golden.safetensors")
     labels, cond = tensors(golden)
     network = load_unet(FIXTURES / name, torch.bfloat16)
     eager = network(torch.from_numpy(golden["x"]).bfloat16(), torch.from_numpy(golden["t"]), labels, cond)
     assert eager.dtype == torch.bfloat16
-    unet = bf16_unet(FIXTURES / name)
+    unet = bf16_unet(FIXTURES / name, isa)
     for clip, want in enumerate(golden["out"]):
         ours = l2(unet.forward(golden["x"][clip], int(golden["t"][clip]), **conditions(golden, clip)) - want)
         theirs = l2(eager[clip].double().numpy() - want)
         assert ours <= 2 * theirs, f"clip {clip}: {ours / l2(want):.2e}, eager bfloat16 {theirs / l2(want):.2e}"
 
 
-@needs_bf16
 @pytest.mark.parametrize("model", ["walker", "trained-eps"])
 @torch.no_grad()
-def test_forward_of_trained_weights(model: str) -> None:
+def test_forward_of_trained_weights(isa: str, model: str) -> None:
     folder = FIXTURES / model if (FIXTURES / model).exists() else resolve_model(model)
-    double, eager, unet = load_unet(folder, torch.float64), load_unet(folder, torch.bfloat16), bf16_unet(folder)
+    double, eager, unet = load_unet(folder, torch.float64), load_unet(folder, torch.bfloat16), bf16_unet(folder, isa)
     clip = double.config.clip
     x = torch.randn(1, 1, clip.frames, clip.height, clip.width, generator=torch.Generator().manual_seed(3))
     for timestep in (999, 500):
@@ -79,9 +81,8 @@ def test_forward_of_trained_weights(model: str) -> None:
         assert ours <= 2 * theirs, f"t = {timestep}: {ours / l2(want):.2e}, eager bfloat16 {theirs / l2(want):.2e}"
 
 
-@needs_bf16
 @pytest.mark.parametrize("model", ["walker", "trained-eps"])
-def test_whole_runs_agree_with_fp32(model: str) -> None:
+def test_whole_runs_agree_with_fp32(isa: str, model: str) -> None:
     """Default steps, the same noise: mean IoU of the binarised clips at least 0.995."""
     folder = FIXTURES / model if (FIXTURES / model).exists() else resolve_model(model)
     config = read_config(folder)
@@ -90,7 +91,7 @@ def test_whole_runs_agree_with_fp32(model: str) -> None:
     clips = [{axis: names[5 * (k >> i) % len(names)] for i, (axis, names) in enumerate(labels.items())} for k in range(8)]
     frames = {}
     for precision in ("fp32", "bf16"):
-        with Engine.from_pretrained(folder, precision=precision) as engine:
+        with Engine(folder, precision=precision, isa=isa) as engine:
             frames[precision] = engine.generate(clips, seed=11).frames.astype(bool)
     exact, ours = frames["fp32"], frames["bf16"]
     assert all(0.02 < clip.mean() < 0.98 for clip in exact), "a trained model draws a figure"

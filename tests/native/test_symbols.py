@@ -20,7 +20,10 @@ TABLES = {
     "avx512": "kOpsAvx512",
     "avx512 bf16": "kOpsAvx512Bf16",
     "avx512 int8": "kOpsAvx512Int8",
+    "avx512_amx bf16": "kOpsAmxBf16",
+    "avx512_amx int8": "kOpsAmxInt8",
 }
+AMX = ["-mamx-tile", "-mamx-bf16", "-mamx-int8"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
 FLAGS = {
     "portable": [],
@@ -28,6 +31,8 @@ FLAGS = {
     "avx512": AVX512,
     "avx512 bf16": [*AVX512, "-mavx512bf16", "-DGC_BF16=1"],
     "avx512 int8": [*AVX512, "-mavx512bf16", "-mavx512vnni", "-DGC_BF16=1", "-DGC_INT8=1"],
+    "avx512_amx bf16": [*AVX512, "-mavx512bf16", *AMX, "-DGC_BF16=1", "-DGC_AMX=1"],
+    "avx512_amx int8": [*AVX512, "-mavx512bf16", "-mavx512vnni", *AMX, "-DGC_BF16=1", "-DGC_INT8=1", "-DGC_AMX=1"],
 }
 
 
@@ -43,7 +48,7 @@ def test_only_the_table_is_exported(isa: str, tmp_path: Path) -> None:
     if compiler is None or shutil.which("nm") is None:
         pytest.skip("no C++ compiler or no nm")
     obj = tmp_path / "unit.o"
-    command = [compiler, "-std=c++20", "-O3", "-ffp-contract=fast", "-fno-math-errno", f"-DGC_OP_TABLE={TABLES[isa]}"]
+    command = [compiler, "-std=c++20", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-exceptions", f"-DGC_OP_TABLE={TABLES[isa]}"]
     command += [*FLAGS[isa], f"-I{ROOT / 'csrc'}", "-c", str(ROOT / "csrc/ops/isa_unit.cc"), "-o", str(obj)]
     subprocess.run(command, check=True)
     assert defined_symbols(obj) == {f"gaitcrafter::{TABLES[isa]}"}

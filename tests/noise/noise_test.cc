@@ -19,7 +19,7 @@ constexpr size_t kClip = 30 * 64 * 64;
 
 std::vector<Isa> supported() {
   std::vector<Isa> tiers;
-  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa isa : kIsas) {
     if (isa_supported(isa)) tiers.push_back(isa);
   }
   return tiers;

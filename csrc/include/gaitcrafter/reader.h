@@ -15,7 +15,7 @@ typedef struct gc_reader gc_reader;
 
 typedef struct gc_reader_options {
   uint32_t struct_size, version;
-  const char* isa; /* "portable", "avx2", "avx512"; NULL: the widest that runs here, or GAITCRAFTER_ISA */
+  const char* isa; /* "portable", "avx2", "avx512", "avx512_amx"; NULL: the widest that runs here, or GAITCRAFTER_ISA */
   int32_t verify;  /* 1: compare every silhouette with its checksum before returning (reads the whole cache) */
   int32_t reserved;
 } gc_reader_options;
