@@ -85,12 +85,13 @@ GC_INLINE void clear(Elem* x, ptrdiff_t count) { __builtin_memset(x, 0, static_c
 GC_INLINE void load_tokens(const AttentionTile& t, const Tensor& in, TokenPlaces places) {
   const TileAttentionLayout& l = t.at;
   for (int s = 0; s < t.sequences; ++s) {
-    Elem* row = t.x + static_cast<ptrdiff_t>(s) * l.slots * l.depth;
-    for (int i = 0; i < l.length; ++i, row += l.depth) {
-      layer_norm_row(in.pixel<Elem>(places.pixel(s, i)), t.channels, row);
-      clear(row + t.channels, l.depth - t.channels);
-    }
-    clear(row, static_cast<ptrdiff_t>(l.slots - l.length) * l.depth);
+    Elem* rows = t.x + static_cast<ptrdiff_t>(s) * l.slots * l.depth;
+    int next = 0;
+    layer_norm_rows(
+        in, l.length, [&] { return places.pixel(s, next++); }, rows, l.depth);
+    if (l.depth > t.channels)
+      for (int i = 0; i < l.length; ++i) clear(rows + i * l.depth + t.channels, l.depth - t.channels);
+    clear(rows + static_cast<ptrdiff_t>(l.length) * l.depth, static_cast<ptrdiff_t>(l.slots - l.length) * l.depth);
   }
   for (int token = 0; token < t.tokens(); token += 16)
     for (int c = 0; c < l.depth; c += kTileDepth)

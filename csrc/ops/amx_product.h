@@ -42,9 +42,14 @@ GC_INLINE void multiply_tiles() {
     tile_multiply<kSum, kA, kB>();
 }
 
-// Tiles 0 to 3 are the sums, 4 and 5 A, 6 and 7 B.
-template <class Math, int kRowTiles, int kColumnTiles>
-__attribute__((noinline)) void sum_tiles(const TileSums& s) {
+struct NoSideWork {
+  GC_INLINE void operator()() {}
+};
+
+// Tiles 0 to 3 are the sums, 4 and 5 A, 6 and 7 B. `side()` is called after every step: a step keeps the matrix unit
+// busy for 64 cycles and the vector units for none.
+template <class Math, int kRowTiles, int kColumnTiles, class Side>
+__attribute__((noinline)) void sum_tiles(const TileSums& s, Side& side) {
   constexpr bool kTwoRows = kRowTiles == 2, kTwoColumns = kColumnTiles == 2;
   if (s.from.data == nullptr) {
     tile_zero<0>();
@@ -76,6 +81,7 @@ __attribute__((noinline)) void sum_tiles(const TileSums& s) {
         multiply_tiles<Math, 2, 5, 6>();
         if (kTwoColumns) multiply_tiles<Math, 3, 5, 7>();
       }
+      side();
     }
   }
   std::byte* second = s.to.data + kTileRows * s.to.pitch;
@@ -85,12 +91,18 @@ __attribute__((noinline)) void sum_tiles(const TileSums& s) {
   if (kTwoRows && kTwoColumns) tile_store<3>(second + kTileRowBytes, s.to.pitch);
 }
 
+template <class Math, class Side>
+GC_INLINE void sum_tiles(const TileSums& s, int row_tiles, int column_tiles, Side& side) {
+  if (column_tiles == 2)
+    row_tiles == 2 ? sum_tiles<Math, 2, 2>(s, side) : sum_tiles<Math, 1, 2>(s, side);
+  else
+    row_tiles == 2 ? sum_tiles<Math, 2, 1>(s, side) : sum_tiles<Math, 1, 1>(s, side);
+}
+
 template <class Math>
 GC_INLINE void sum_tiles(const TileSums& s, int row_tiles, int column_tiles) {
-  if (column_tiles == 2)
-    row_tiles == 2 ? sum_tiles<Math, 2, 2>(s) : sum_tiles<Math, 1, 2>(s);
-  else
-    row_tiles == 2 ? sum_tiles<Math, 2, 1>(s) : sum_tiles<Math, 1, 1>(s);
+  NoSideWork none;
+  sum_tiles<Math>(s, row_tiles, column_tiles, none);
 }
 
 // Vector n of row r of a block of sums.

@@ -6,6 +6,31 @@
 namespace gaitcrafter {
 namespace {
 
+#if defined(GC_BF16)
+
+// Mean and sum of squared deviations of up to kLanes channels over `pixels` pixels. Sums are taken about the first
+// pixel: what cancels then is no more than the spread of values that bfloat16 can tell apart.
+template <bool kWhole>
+GC_INLINE void column_moments(const Elem* x, ptrdiff_t pitch, int pixels, int channels, float* mean, float* squares) {
+  const auto at = [&](int i) { return kWhole ? load(x + i * pitch) : load_first(x + i * pitch, channels); };
+  const Vec pivot = at(0);
+  Vec sum[4] = {}, square[4] = {};
+  const auto add = [&](int i, int to) {
+    const Vec d = at(i) - pivot;
+    sum[to] += d;
+    square[to] += d * d;
+  };
+  int i = 0;
+  for (; i + 4 <= pixels; i += 4)
+    for (int j = 0; j < 4; ++j) add(i + j, j);
+  for (; i < pixels; ++i) add(i, 0);
+  const Vec total = sum[0] + sum[1] + (sum[2] + sum[3]), m = total * splat(1.0f / static_cast<float>(pixels));
+  store_first(mean, pivot + m, channels);
+  store_first(squares, maximum(square[0] + square[1] + (square[2] + square[3]) - total * m, Vec{}), channels);
+}
+
+#else
+
 // Mean and sum of squared deviations of up to kLanes channels over `pixels` pixels: two passes, four sums in flight.
 template <bool kWhole>
 GC_INLINE void column_moments(const Elem* x, ptrdiff_t pitch, int pixels, int channels, float* mean, float* squares) {
@@ -29,6 +54,8 @@ GC_INLINE void column_moments(const Elem* x, ptrdiff_t pitch, int pixels, int ch
   store_first(mean, m, channels);
   store_first(squares, square[0] + square[1] + (square[2] + square[3]), channels);
 }
+
+#endif
 
 void tile_moments(const Tensor& out, const ConvGrid& g, const ConvWindow& w) {
   const int band = w.row / g.rows;

@@ -20,12 +20,10 @@ template <class Math, class FinishAt>
 void direct_product(const Conv2d& args, const ConvWindow& w, const typename Math::A* image,
                     typename Math::Partial* partial, FinishAt finish) {
   const ConvGrid& g = args.grid;
-  const ptrdiff_t corner = (static_cast<ptrdiff_t>(w.frame) * g.height + w.row) * g.width;
   const WindowProduct window{g.kernel, g.kernel, 0, 0, args.weight};
-  window_product<Math>(g, w, window, image, partial, finish, [&](const PixelCursor& p) {
-    const ptrdiff_t row = static_cast<ptrdiff_t>(p.frame()) * g.height + p.row();
-    return args.out.pixel<Elem>(corner + row * g.width + p.column());
-  });
+  const ptrdiff_t row = g.width * args.out.pitch;
+  Elem* first = args.out.pixel<Elem>((static_cast<ptrdiff_t>(w.frame) * g.height + w.row) * g.width);
+  window_product<Math>(g, w, window, image, partial, finish, {first, g.height * row, row, args.out.pitch});
 }
 
 void element_tile(const Conv2d& args, const ConvWindow& w, std::byte* scratch) {

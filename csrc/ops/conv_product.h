@@ -46,11 +46,11 @@ class PixelCursor {
   ptrdiff_t step_, row_step_, frame_step_;
 };
 
-// `address(cursor)` is the output pixel, `finish(column)` how the sums of a panel begin and end. Sums over channel
-// blocks wait in `partial`, pixels x one panel.
-template <class Math, class FinishAt, class AddressOf>
+// `finish(column)` is how the sums of a panel begin and end. Sums over channel blocks wait in `partial`, pixels x one
+// panel.
+template <class Math, class FinishAt>
 void window_product(const ConvGrid& g, const ConvWindow& w, const WindowProduct& args, const typename Math::A* image,
-                    typename Math::Partial* partial, FinishAt finish, AddressOf address) {
+                    typename Math::Partial* partial, FinishAt finish, const WindowOutput& out) {
   using A = typename Math::A;
   using Partial = typename Math::Partial;
   const int pixels = w.pixels(g.width);
@@ -81,7 +81,8 @@ void window_product(const ConvGrid& g, const ConvWindow& w, const WindowProduct&
         p.columns = columns;
         panel_product<Layout::kRows, Elem, Partial>(p, pixels, [&](int i) {
           const Partial* sum = first ? nullptr : partial + static_cast<ptrdiff_t>(i) * width;
-          const Row<Elem, Partial, A> row{base + cursor.place(), address(cursor) + column, sum};
+          Elem* c = out.first + cursor.frame() * out.frame + cursor.row() * out.row + cursor.column() * out.column;
+          const Row<Elem, Partial, A> row{base + cursor.place(), c + column, sum};
           cursor.advance();
           return row;
         });

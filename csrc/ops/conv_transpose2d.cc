@@ -21,10 +21,11 @@ void conv_transpose2d(const ConvTranspose2d& args, TileRange tiles, std::byte* s
       const int down = phase / 2, right = phase % 2;
       const WindowProduct window{2, 2, down, right, args.phase[phase]};
       const auto finish = [&](int column) { return ElementMath::Finish{args.bias + column}; };
-      window_product<ElementMath>(g, w, window, image, partial, finish, [&](const PixelCursor& p) {
-        const ptrdiff_t row = (static_cast<ptrdiff_t>(w.frame + p.frame()) * g.height + w.row + p.row()) * 2 + down;
-        return args.out.pixel<Elem>(row * 2 * g.width + 2 * p.column() + right);
-      });
+      const ptrdiff_t row = 2 * g.width * args.out.pitch;
+      Elem* first =
+          args.out.pixel<Elem>(((static_cast<ptrdiff_t>(w.frame) * g.height + w.row) * 2 + down) * 2 * g.width + right);
+      window_product<ElementMath>(g, w, window, image, partial, finish,
+                                  {first, 2 * g.height * row, 2 * row, 2 * args.out.pitch});
     }
   }
 }

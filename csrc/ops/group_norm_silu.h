@@ -13,6 +13,13 @@ struct NormSilu {
   const Tensor* residual = nullptr;
 };
 
+// out = silu(in * scale + shift) + W x + b, the block's input x through its shortcut.
+struct ShortcutNormSilu {
+  Tensor in, out, x;
+  Packed weight;
+  const float* bias = nullptr;  // whole vectors
+};
+
 // out = silu(in / max(||in||, 1e-12) * scale + shift) + residual, the norm over the channels of each pixel; in.pending
 // holds gamma * sqrt(C) * (film scale + 1) and the film shift.
 struct RmsNormSilu {

@@ -24,6 +24,12 @@ GC_INLINE ConvWindow conv_window(const ConvGrid& g, int tile) {
   return {frame, min_of(g.tile_frames, g.frames - frame), 0, g.height};
 }
 
+// Where a tile's output pixels lie, `frame`, `row` and `column` elements from one to the next.
+struct WindowOutput {
+  Elem* first;
+  ptrdiff_t frame, row, column;
+};
+
 // How pixels get into an image: as they are, in the type of activations.
 struct PixelCopy {
   using E = Elem;
@@ -58,6 +64,25 @@ GC_INLINE int image_column(const ConvGrid& g, int column) {
   return column % 2 * ((g.image_width + 1) / 2) + column / 2;
 }
 
+// Pixels of kVectors vectors; their scales and shifts stay in registers over the row.
+template <bool kActivate, int kVectors, class Writer, class PlaceOf>
+GC_INLINE void copy_whole_pixels(const Elem* x, ptrdiff_t pitch, int pixels, const float* scale, const float* shift,
+                                 int channel, const Writer& writer, PlaceOf place) {
+  Vec a[kVectors], b[kVectors];
+  for (int n = 0; n < kVectors; ++n) {
+    a[n] = kActivate ? load(scale + n * kLanes) : Vec{};
+    b[n] = kActivate ? load(shift + n * kLanes) : Vec{};
+  }
+  for (int i = 0; i < pixels; ++i, x += pitch) {
+    typename Writer::E* y = place(i);
+#pragma GCC unroll 4
+    for (int n = 0; n < kVectors; ++n) {
+      const Vec v = load(x + n * kLanes);
+      writer.put(y + n * kLanes, kActivate ? silu(v * a[n] + b[n]) : v, channel + n * kLanes);
+    }
+  }
+}
+
 // The pixels of image row `row` of a frame that lie inside it, channels [channel, channel + count), `step` elements
 // from one column to the next.
 template <bool kActivate, class Writer>
@@ -66,8 +91,15 @@ void copy_row(const Tensor& in, const ConvGrid& g, int frame, int row, int chann
   const float* scale = kActivate ? in.pending.scale + frame * in.pending.frame_stride + channel : nullptr;
   const float* shift = kActivate ? in.pending.shift + frame * in.pending.frame_stride + channel : nullptr;
   const Elem* x = in.pixel<Elem>((static_cast<ptrdiff_t>(frame) * in.height + row) * in.width) + channel;
-  for (int i = 0; i < in.width; ++i, x += in.pitch)
-    copy_pixel<kActivate>(x, scale, shift, channel, count, writer, y + image_column(g, g.padding + i) * step);
+  const auto place = [&](int i) { return y + image_column(g, g.padding + i) * step; };
+  if (count == 2 * kLanes) {
+    copy_whole_pixels<kActivate, 2>(x, in.pitch, in.width, scale, shift, channel, writer, place);
+  } else if (count == 4 * kLanes) {
+    copy_whole_pixels<kActivate, 4>(x, in.pitch, in.width, scale, shift, channel, writer, place);
+  } else {
+    for (int i = 0; i < in.width; ++i, x += in.pitch)
+      copy_pixel<kActivate>(x, scale, shift, channel, count, writer, place(i));
+  }
 }
 
 // Elements of one frame, and of one channel block, of a tile's image.

@@ -62,6 +62,15 @@ struct Int8Math {
   }
 };
 
+#if defined(GC_AMX)
+// Sums that began at zero.
+GC_INLINE Vec finished(const Int8Math::Finish& f, int n, VecInt v) {
+  VecInt start;
+  __builtin_memcpy(&start, f.start + n * kLanes, sizeof start);
+  return __builtin_convertvector(v + start, Vec) * load(f.scale + n * kLanes) + load(f.bias + n * kLanes);
+}
+#endif
+
 // Puts pixels into an image as q = round(x / step + zero), clamped to 0..255.
 struct PixelQuantisation {
   using E = uint8_t;

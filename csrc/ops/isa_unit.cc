@@ -8,6 +8,9 @@
 #include "ops/conv_transpose2d.cc"
 #include "ops/group_norm_silu.cc"
 #include "ops/linear.cc"
+#include "ops/pixel_shuffle.cc"
+#include "ops/positional_embedding.cc"
+#include "ops/shortcut_norm_silu.cc"
 #include "ops/spatial_attention.cc"
 #include "ops/spatial_linear_attention.cc"
 #include "ops/temporal_attention.cc"
@@ -35,12 +38,16 @@ const OpTable GC_OP_TABLE = {
     conv_transpose2d,
     linear,
     norm_silu,
+    shortcut_norm_silu,
     rms_norm_silu,
     channel_layer_norm,
     temporal_attention,
     spatial_attention,
     spatial_linear_attention,
     temporal_conv,
+    pixel_unshuffle,
+    pixel_shuffle,
+    positional_embedding,
     map_array<exp>,
     map_array<silu>,
 };

@@ -9,8 +9,9 @@ namespace gaitcrafter {
 struct Linear {
   Tensor in, out;
   Packed weight;
-  const float* bias = nullptr;       // whole vectors; null is zero
-  const Tensor* residual = nullptr;  // added to the result; null is zero
+  const float* bias = nullptr;  // whole vectors; null is zero
+  const Tensor* residual =
+      nullptr;  // added to the result, what is pending of it applied (by tiles alone); null is zero
 };
 
 }  // namespace gaitcrafter

@@ -7,17 +7,8 @@ namespace {
 
 constexpr double kEps = 1e-5;
 
-// Count, mean and sum of squared deviations of a set of values; sets are joined without cancellation (Chan et al.
-// 1979).
 struct Moments {
-  double count = 0, mean = 0, squares = 0;
-
-  void join(double other_count, double other_mean, double other_squares) {
-    const double total = count + other_count, delta = other_mean - mean;
-    mean += delta * (other_count / total);
-    squares += other_squares + delta * delta * (count * other_count / total);
-    count = total;
-  }
+  double count = 0, mean = 0, squares = 0;  // number of values, their mean, the sum of their squared deviations from it
 };
 
 double slot_pixels(const ConvGrid& g, int band) {
@@ -33,18 +24,35 @@ double film_shift(const Film& f, int channels, int c) {
   return 0.0 + (f.time ? f.time[channels + c] : 0.0f) + (f.condition ? f.condition[channels + c] : 0.0f);
 }
 
-// One group over the frames [frame_begin, frame_end).
+// Calls visit(slot, pixels) for the slots of the frames [frame_begin, frame_end).
+template <class Visit>
+void for_each_slot(const GroupNormAffine& a, int frame_begin, int frame_end, Visit visit) {
+  const float* slot = a.statistics + static_cast<ptrdiff_t>(frame_begin) * a.grid.bands * 2 * a.channels;
+  for (int f = frame_begin; f < frame_end; ++f)
+    for (int band = 0; band < a.grid.bands; ++band, slot += 2 * a.channels) visit(slot, slot_pixels(a.grid, band));
+}
+
+// One group over the frames [frame_begin, frame_end): first the mean, then deviations from it, so that nothing cancels.
 Moments group_moments(const GroupNormAffine& a, int group, int frame_begin, int frame_end) {
-  const int width = a.channels / a.groups;
+  const int width = a.channels / a.groups, first = group * width;
   Moments m;
-  for (int c = group * width; c < (group + 1) * width; ++c) {
-    for (int f = frame_begin; f < frame_end; ++f) {
-      for (int band = 0; band < a.grid.bands; ++band) {
-        const float* slot = a.statistics + (static_cast<ptrdiff_t>(f) * a.grid.bands + band) * 2 * a.channels;
-        m.join(slot_pixels(a.grid, band), slot[c], slot[a.channels + c]);
-      }
+  double sum = 0;
+  for_each_slot(a, frame_begin, frame_end, [&](const float* slot, double pixels) {
+    double means = 0;
+    for (int c = first; c < first + width; ++c) means += slot[c];
+    sum += means * pixels;
+    m.count += pixels * width;
+  });
+  m.mean = sum / m.count;
+  for_each_slot(a, frame_begin, frame_end, [&](const float* slot, double pixels) {
+    double within = 0, between = 0;
+    for (int c = first; c < first + width; ++c) {
+      const double d = slot[c] - m.mean;
+      within += slot[a.channels + c];
+      between += d * d;
     }
-  }
+    m.squares += within + between * pixels;
+  });
   return m;
 }
 

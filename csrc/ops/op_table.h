@@ -8,6 +8,8 @@
 #include "ops/conv_transpose2d.h"
 #include "ops/group_norm_silu.h"
 #include "ops/linear.h"
+#include "ops/pixel_shuffle.h"
+#include "ops/positional_embedding.h"
 #include "ops/spatial_attention.h"
 #include "ops/spatial_linear_attention.h"
 #include "ops/temporal_attention.h"
@@ -25,12 +27,16 @@ struct OpTable {
   void (*conv_transpose2d)(const ConvTranspose2d&, TileRange, std::byte* scratch);
   void (*linear)(const Linear&, PixelRange);
   void (*norm_silu)(const NormSilu&, PixelRange);
+  void (*shortcut_norm_silu)(const ShortcutNormSilu&, PixelRange);
   void (*rms_norm_silu)(const RmsNormSilu&, PixelRange);
   void (*channel_layer_norm)(const ChannelLayerNorm&, PixelRange);
   void (*temporal_attention)(const TemporalAttention&, TileRange, std::byte* scratch);
   void (*spatial_attention)(const SpatialAttention&, TileRange, std::byte* scratch);
   void (*spatial_linear_attention)(const SpatialLinearAttention&, TileRange, std::byte* scratch);
   void (*temporal_conv)(const TemporalConv&, TileRange, std::byte* scratch);
+  void (*pixel_unshuffle)(const float* clip, const float* map, int patch, const Tensor& out, TileRange frames);
+  void (*pixel_shuffle)(const Tensor& in, int patch, float* clip, TileRange frames);
+  void (*positional_embedding)(const PositionalEmbedding&, TileRange frames);
   void (*exp)(const float* x, float* y, ptrdiff_t count);  // for the tests of the polynomials
   void (*silu)(const float* x, float* y, ptrdiff_t count);
 

@@ -1,26 +1,23 @@
 #include "ops/positional_embedding.h"
 
+#include "ops/simd.h"
+
 namespace gaitcrafter {
 namespace {
 
-template <class E>
-void add_positions(const float* spatial, const float* frame, const Tensor& x, TileRange frames) {
-  const ptrdiff_t sites = x.sites();
+void positional_embedding(const PositionalEmbedding& args, TileRange frames) {
+  const Tensor& x = args.x;
+  const ptrdiff_t sites = x.sites(), row = round_up(x.channels, kWidestLanes);
   for (int f = frames.begin; f < frames.end; ++f)
     for (ptrdiff_t site = 0; site < sites; ++site) {
-      E* p = x.pixel<E>(f * sites + site);
-      for (int c = 0; c < x.channels; ++c)
-        assign(p[c], to_float(p[c]) + frame[static_cast<ptrdiff_t>(f) * x.channels + c] + spatial[c * sites + site]);
+      Elem* p = x.pixel<Elem>(f * sites + site);
+      const float *a = args.frame + f * row, *b = args.spatial + site * row;
+      int c = 0;
+      for (; c + kLanes <= x.channels; c += kLanes) store(p + c, load(p + c) + load(a + c) + load(b + c));
+      if (const int rest = x.channels - c; rest > 0)
+        store_first(p + c, load_first(p + c, rest) + load_first(a + c, rest) + load_first(b + c, rest), rest);
     }
 }
 
 }  // namespace
-
-void positional_embedding(const float* spatial, const float* frame, const Tensor& x, TileRange frames) {
-  if (x.dtype == DType::kF32)
-    add_positions<float>(spatial, frame, x, frames);
-  else
-    add_positions<Bf16>(spatial, frame, x, frames);
-}
-
 }  // namespace gaitcrafter

@@ -5,7 +5,12 @@
 
 namespace gaitcrafter {
 
-// For the given frames, x[f, y, x, c] += frame[f, c] + spatial[c, y, x], in place.
-void positional_embedding(const float* spatial, const float* frame, const Tensor& x, TileRange frames);
+// For the given frames, x[f, y, x, c] += frame[f, c] + spatial[y, x, c], in place. Rows of both tables are whole
+// vectors.
+struct PositionalEmbedding {
+  Tensor x;
+  const float* spatial = nullptr;
+  const float* frame = nullptr;
+};
 
 }  // namespace gaitcrafter

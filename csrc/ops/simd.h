@@ -7,7 +7,7 @@
 
 #include "ops/tensor.h"
 
-#if defined(GC_BF16)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 #if defined(GC_AMX)
@@ -72,6 +72,11 @@ GC_INLINE Vec load(const Bf16* p) {
 
 GC_INLINE void store(Bf16* p, Vec v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh((__m512)v));
+}
+
+// Two vectors that lie side by side.
+GC_INLINE void store_both(Bf16* p, Vec a, Vec b) {
+  _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a));
 }
 
 GC_INLINE Vec load_first(const Bf16* p, int n) {

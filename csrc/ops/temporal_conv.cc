@@ -18,9 +18,11 @@ void convolve_sites(const TemporalConv& args, int first, int count, Elem* image)
   const Tensor &in = args.in, &out = args.out;
   const int frames = in.frames, channels = in.channels;
   const ptrdiff_t frame = static_cast<ptrdiff_t>(count) * channels, pixel = channels * 2;
-  for (int f = 0; f < frames; ++f)
-    for (int s = 0; s < count; ++s)
-      layer_norm_row(in.pixel<Elem>(f * in.sites() + first + s), channels, image + (f + 1) * frame + s * channels);
+  for (int f = 0; f < frames; ++f) {
+    ptrdiff_t at = f * in.sites() + first;
+    layer_norm_rows(
+        in, count, [&] { return at++; }, image + (f + 1) * frame, channels);
+  }
   __builtin_memcpy(image, image + frames * frame, static_cast<size_t>(frame) * sizeof(Elem));
   __builtin_memcpy(image + (frames + 1) * frame, image + frame, static_cast<size_t>(frame) * sizeof(Elem));
   __builtin_memset(image + (frames + 2) * frame, 0, static_cast<size_t>(kTileRowBytes));

@@ -54,7 +54,9 @@ void PlanBuilder::unshuffle(const Value& out) { add(UnshuffleNode{out, config_.u
 void PlanBuilder::shuffle(const Value& in) { add(ShuffleNode{in, config_.unet.patch}, {in.buffer}); }
 
 void PlanBuilder::positional(const Value& value) {
-  add(PositionalNode{value, copy_of(store_, tensor("positional.spatial")), copy_of(store_, tensor("positional.frame"))},
+  const TensorView spatial = tensor("positional.spatial"), frame = tensor("positional.frame");
+  add(PositionalNode{value, rows_of(packer_, spatial, value.channels, true),
+                     rows_of(packer_, frame, value.channels, false)},
       {value.buffer});
 }
 

@@ -2,9 +2,6 @@
 
 #include <algorithm>
 
-#include "ops/pixel_shuffle.h"
-#include "ops/positional_embedding.h"
-
 namespace gaitcrafter {
 namespace {
 
@@ -29,21 +26,21 @@ class Runner {
   void operator()(const UnshuffleNode& n) const {
     const Tensor out = tensor(n.out);
     team_.run(out.frames, [&](int begin, int end, std::byte*) {
-      pixel_unshuffle(inputs_.clip, inputs_.input_map, n.patch, out, {begin, end});
+      ops_.pixel_unshuffle(inputs_.clip, inputs_.input_map, n.patch, out, {begin, end});
     });
   }
 
   void operator()(const ShuffleNode& n) const {
     const Tensor in = tensor(n.in);
     team_.run(in.frames, [&](int begin, int end, std::byte*) {
-      pixel_shuffle(in, n.patch, inputs_.out, {begin, end});
+      ops_.pixel_shuffle(in, n.patch, inputs_.out, {begin, end});
     });
   }
 
   void operator()(const PositionalNode& n) const {
     const Tensor value = tensor(n.value);
     team_.run(value.frames, [&](int begin, int end, std::byte*) {
-      positional_embedding(n.spatial, n.frame, value, {begin, end});
+      ops_.positional_embedding({value, n.spatial, n.frame}, {begin, end});
     });
   }
 
@@ -89,6 +86,10 @@ class Runner {
     team_.run(pixel_blocks(in), [&](int begin, int end, std::byte*) {
       for (int block = begin; block < end; ++block) {
         const PixelRange range = pixels_of(in, block, block + 1);
+        if (shortcut && n.norm == Norm::kGroupNorm) {
+          ops_.shortcut_norm_silu({in, out, residual, n.shortcut, n.shortcut_bias}, range);
+          continue;
+        }
         if (shortcut) ops_.linear({residual, out, n.shortcut, n.shortcut_bias, nullptr}, range);
         if (n.norm == Norm::kRmsNorm)
           ops_.rms_norm_silu({in, out, added}, range);

@@ -54,8 +54,8 @@ struct UpsampleNode {
 
 struct PositionalNode {
   Value value;                     // in place
-  const float* spatial = nullptr;  // [C][h][w]
-  const float* frame = nullptr;    // [F][C]
+  const float* spatial = nullptr;  // [h][w][C], C in whole vectors
+  const float* frame = nullptr;    // [F][C], likewise
 };
 
 // Statistics and FiLM to an affine.

@@ -74,6 +74,14 @@ const float* copy_of(WeightStore& store, const TensorView& tensor) {
   return store.floats(count, [&](float* y) { std::copy_n(tensor.data, count, y); });
 }
 
+const float* rows_of(const Packer& packer, const TensorView& matrix, int channels, bool planes) {
+  const ptrdiff_t rows = matrix.size() / channels, pitch = round_up(channels, kWidestLanes);
+  return packer.store.floats(static_cast<size_t>(rows * pitch), [&](float* y) {
+    for (ptrdiff_t row = 0; row < rows; ++row)
+      for (int c = 0; c < channels; ++c) y[row * pitch + c] = matrix.data[planes ? c * rows + row : row * channels + c];
+  });
+}
+
 const float* padded_vector(const Packer& packer, const TensorView& vector) {
   return packer.store.floats(static_cast<size_t>(round_up(static_cast<int>(vector.size()), kWidestLanes)),
                              [&](float* y) { std::copy_n(vector.data, vector.size(), y); });

@@ -66,6 +66,9 @@ Packed pack_matrices(const Packer& packer, int count, int k, int n, RowOf row) {
 // A tensor as it is.
 const float* copy_of(WeightStore& store, const TensorView& tensor);
 
+// A matrix of rows of `channels` values padded with zeros to whole vectors; `planes`: [channels, ...], turned round.
+const float* rows_of(const Packer& packer, const TensorView& matrix, int channels, bool planes);
+
 // A vector padded with zeros to whole vectors.
 const float* padded_vector(const Packer& packer, const TensorView& vector);
 

@@ -80,7 +80,8 @@ def job_options(command: Any) -> Any:
             click.option("--metrics", type=FOLDER, help="Text file for Prometheus, replaced after every block (extra metrics)."),
             click.option("--metrics-port", type=int, help="Serve the same on this port of the loopback interface; 0: any."),
             click.option(
-                "--isa", type=click.Choice(["portable", "avx2", "avx512", "avx512_amx"]), help="Instruction set.  [default: the widest]"
+                "--isa", type=click.Choice(["portable", "avx2", "avx512", "avx512_amx"]),
+                help="Instruction set.  [default: the widest]",
             ),
             click.option("--shard-clips", type=int, help="Clips per Parquet file.  [default: by size, at most 4096]"),
             click.option("--block-clips", type=int, help="Clips that a crash may cost.  [default: by size, at most 64]"),

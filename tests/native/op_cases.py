@@ -194,6 +194,29 @@ def random_group_norm_silu(shape: tuple[int, ...], scope: str, bare: bool, winog
     return conv_group_norm_silu(tensors, groups, scope, winograd)
 
 
+SHORTCUTS = [(1, 1, 1, 4, 2), (3, 5, 5, 20, 48), (3, 17, 17, 64, 96), (5, 4, 4, 128, 20)]  # frames, height, width, in, out
+
+
+def random_shortcut_norm_silu(shape: tuple[int, ...], per_frame: bool) -> Case:
+    """``silu(y * scale + shift) + W x + b``."""
+    frames, h, w, cin, cout = shape
+    rows = frames if per_frame else 1
+    tensors = {
+        "y": rand(frames, cout, h, w), "scale": rand(rows, cout, seed=1), "shift": rand(rows, cout, seed=2),
+        "x": rand(frames, cin, h, w, seed=3), "weight": rand(cout, cin, seed=4, scale=cin**-0.5), "bias": rand(cout, seed=5),
+    }  # fmt: skip
+
+    def reference(t: Tensors) -> Tensor:
+        activated = F.silu(t["y"] * t["scale"][:, :, None, None] + t["shift"][:, :, None, None])
+        return activated + F.conv2d(t["x"], t["weight"][:, :, None, None], t["bias"])
+
+    def native(module: ModuleType, isa: str, t: Tensors) -> np.ndarray:
+        vectors = f32(t["scale"]), f32(t["shift"])
+        return module.shortcut_norm_silu(isa, pixels(t["y"]), *vectors, pixels(t["x"]), f32(t["weight"]), f32(t["bias"]))
+
+    return Case(tensors, reference, native)
+
+
 RMS_NORMS = [4, 12, 48, 64]  # channels
 
 

@@ -5,8 +5,6 @@
 
 #include "arrays.h"
 #include "ops/norm_statistics.h"
-#include "ops/pixel_shuffle.h"
-#include "ops/positional_embedding.h"
 #include "ops/time_embedding.h"
 
 namespace gaitcrafter::testing {
@@ -154,6 +152,22 @@ Array rms_norm_silu(const std::string& isa, const Array& x, const Array& gamma, 
   return out.array();
 }
 
+// silu(y * scale + shift) + W x + b.
+Array shortcut_norm_silu(const std::string& isa, const Array& y, const Array& scale, const Array& shift, const Array& x,
+                         const Array& weight, const Array& bias) {
+  Ops ops(isa);
+  Image in = ops.image(y), input = ops.image(x);
+  const Tensor& t = in.tensor();
+  Image out = ops.image(t.frames, t.height, t.width, t.channels);
+  in.tensor().pending = pending(scale, shift);
+  const Packed packed = pack_linear(ops.packer, view(weight));
+  const float* padded = padded_vector(ops.packer, view(bias));
+  const ShortcutNormSilu args{t, out.tensor(), input.tensor(), packed, padded};
+  ops.table.shortcut_norm_silu(args, {t.pixels() / 3, t.pixels()});
+  ops.table.shortcut_norm_silu(args, {0, t.pixels() / 3});
+  return out.array();
+}
+
 Array channel_layer_norm(const std::string& isa, const Array& x, const Array& gamma) {
   Ops ops(isa);
   Image in = ops.image(x);
@@ -238,28 +252,33 @@ Array temporal_conv(const std::string& isa, const Array& x, const Array& gamma, 
 }
 
 // clip [C, F, H, W] to [F, H / p, W / p, C p^2], and back.
-Array unshuffle(const Array& clip, const MaybeArray& map, int patch) {
-  Image out(DType::kF32, static_cast<int>(clip.shape(1)), static_cast<int>(clip.shape(2)) / patch,
+Array unshuffle(const std::string& isa, const Array& clip, const MaybeArray& map, int patch) {
+  Ops ops(isa);
+  Image out(ops.table.element, static_cast<int>(clip.shape(1)), static_cast<int>(clip.shape(2)) / patch,
             static_cast<int>(clip.shape(3)) / patch, static_cast<int>(clip.shape(0)) * patch * patch);
   in_two(out.tensor().frames, [&](TileRange frames) {
-    pixel_unshuffle(clip.data(), map ? map->data() : nullptr, patch, out.tensor(), frames);
+    ops.table.pixel_unshuffle(clip.data(), map ? map->data() : nullptr, patch, out.tensor(), frames);
   });
   return out.array();
 }
 
-Array shuffle(const Array& x, int patch) {
+Array shuffle(const std::string& isa, const Array& x, int patch) {
+  Ops ops(isa);
   Image in(DType::kF32, x);
   const Tensor& t = in.tensor();
   Array clip({t.channels / (patch * patch), t.frames, t.height * patch, t.width * patch});
   float* to = clip.mutable_data();
-  in_two(t.frames, [&](TileRange frames) { pixel_shuffle(t, patch, to, frames); });
+  in_two(t.frames, [&](TileRange frames) { ops.table.pixel_shuffle(t, patch, to, frames); });
   return clip;
 }
 
-Array positional(const Array& x, const Array& spatial, const Array& frame) {
-  Image in(DType::kF32, x);
-  in_two(in.tensor().frames,
-         [&](TileRange frames) { positional_embedding(spatial.data(), frame.data(), in.tensor(), frames); });
+Array positional(const std::string& isa, const Array& x, const Array& spatial, const Array& frame) {
+  Ops ops(isa);
+  Image in = ops.image(x);
+  const int channels = in.tensor().channels;
+  const PositionalEmbedding args{in.tensor(), rows_of(ops.packer, view(spatial), channels, true),
+                                 rows_of(ops.packer, view(frame), channels, false)};
+  in_two(in.tensor().frames, [&](TileRange frames) { ops.table.positional_embedding(args, frames); });
   return in.array();
 }
 
@@ -291,12 +310,13 @@ void bind_ops(py::module_& m) {
         py::arg("residual") = none, py::arg("winograd") = false);
   m.def("rms_norm_silu", &rms_norm_silu, py::arg("isa"), py::arg("x"), py::arg("gamma"), py::arg("film") = none,
         py::arg("residual") = none);
+  m.def("shortcut_norm_silu", &shortcut_norm_silu);
   m.def("channel_layer_norm", &channel_layer_norm);
   m.def("temporal_attention", &temporal_attention);
   m.def("spatial_attention", &spatial_attention);
   m.def("spatial_linear_attention", &spatial_linear_attention);
   m.def("temporal_conv", &temporal_conv);
-  m.def("pixel_unshuffle", &unshuffle, py::arg("clip"), py::arg("map"), py::arg("patch"));
+  m.def("pixel_unshuffle", &unshuffle, py::arg("isa"), py::arg("clip"), py::arg("map"), py::arg("patch"));
   m.def("pixel_shuffle", &shuffle);
   m.def("positional_embedding", &positional);
   m.def("time_mlp", &time_mlp_of);

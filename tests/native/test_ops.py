@@ -105,6 +105,12 @@ def test_group_norm_silu(isa: str, scope: str, shape: tuple[int, ...], bare: boo
     judge(isa, cases.random_group_norm_silu(shape, scope, bare, winograd=not bare), 3e-6)
 
 
+@pytest.mark.parametrize("per_frame", [False, True])
+@pytest.mark.parametrize("shape", cases.SHORTCUTS)
+def test_shortcut_norm_silu(isa: str, shape: tuple[int, ...], per_frame: bool) -> None:
+    judge(isa, cases.random_shortcut_norm_silu(shape, per_frame))
+
+
 @pytest.mark.parametrize("channels", cases.RMS_NORMS)
 @pytest.mark.parametrize("bare", [True, False])
 def test_rms_norm_silu(isa: str, channels: int, bare: bool) -> None:
@@ -137,19 +143,24 @@ def test_temporal_conv(isa: str, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(("channels", "patch"), [(1, 1), (1, 4), (3, 2)])
-def test_pixel_shuffle(channels: int, patch: int) -> None:
+def test_pixel_shuffle(table: str, channels: int, patch: int) -> None:
     clip, place = rand(channels, 3, 8, 16), rand(channels, 8, 16, seed=1)
     frames = (clip + place[:, None]).float().transpose(0, 1)
-    got = native.pixel_unshuffle(f32(clip), f32(place), patch)
-    assert torch.equal(planes(got), F.pixel_unshuffle(frames, patch).double())
-    plain = native.pixel_unshuffle(f32(clip), None, patch)
-    assert np.array_equal(native.pixel_shuffle(plain, patch), f32(clip))
+    kept = torch.bfloat16 if table in BF16 else torch.float32
+    got = native.pixel_unshuffle(table, f32(clip), f32(place), patch)
+    assert torch.equal(planes(got), F.pixel_unshuffle(frames, patch).to(kept).double())
+    plain = native.pixel_unshuffle(table, f32(clip), None, patch)
+    assert np.array_equal(native.pixel_shuffle(table, plain, patch), f32(clip.to(kept)))
 
 
-def test_positional_embedding() -> None:
-    x, spatial, frame = rand(3, 12, 4, 5), rand(12, 4, 5, seed=1), rand(3, 12, seed=2)
-    got = planes(native.positional_embedding(pixels(x), f32(spatial), f32(frame)))
-    assert relative_error(got, x + spatial + frame[:, :, None, None]) < 1e-7
+@pytest.mark.parametrize("channels", [12, 48])
+def test_positional_embedding(table: str, channels: int) -> None:
+    x, spatial, frame = rand(3, channels, 4, 5), rand(channels, 4, 5, seed=1), rand(3, channels, seed=2)
+    if table in BF16:
+        x = x.bfloat16().double()
+    got = planes(native.positional_embedding(table, pixels(x), f32(spatial), f32(frame)))
+    want = x + spatial + frame[:, :, None, None]
+    assert ((got - want).abs() <= (2.0**-8 if table in BF16 else 1e-6) * want.abs() + 1e-6).all()
 
 
 @pytest.mark.parametrize("timestep", [0, 1, 417, 999])

@@ -1,4 +1,5 @@
-"""Each op of the bfloat16 tier, by vectors and by the matrix unit: at most twice the error of eager PyTorch in bfloat16, on random and on trained weights.
+"""Each op of the bfloat16 tier, by vectors and by the matrix unit: at most twice the error of eager PyTorch in bfloat16, on random
+and on trained weights.
 
 Inputs and weights are rounded to bfloat16 first. The judge is ``kernels/*.py`` in double on those values, the yardstick the same
 reference run in bfloat16 throughout. There is no other tolerance.
@@ -92,6 +93,12 @@ def test_linear(table: str, shape: tuple[int, ...], with_residual: bool) -> None
 @pytest.mark.parametrize("bare", [True, False])
 def test_group_norm_silu(table: str, scope: str, shape: tuple[int, ...], bare: bool) -> None:
     judge_random(table, cases.random_group_norm_silu, shape, scope, bare, False)
+
+
+@pytest.mark.parametrize("per_frame", [False, True])
+@pytest.mark.parametrize("shape", cases.SHORTCUTS)
+def test_shortcut_norm_silu(table: str, shape: tuple[int, ...], per_frame: bool) -> None:
+    judge_random(table, cases.random_shortcut_norm_silu, shape, per_frame)
 
 
 @pytest.mark.parametrize("channels", cases.RMS_NORMS)
