@@ -6,10 +6,11 @@
 
 Every contestant runs in a process of its own. First each form of each peer alone, in a fresh process: output against the torch
 network in double, peak memory, a trial time. Then the best form of each peer and all tiers of this engine, interleaved, round by
-round, CPU seconds of one thread. Rounds are added to benchmarks/results/peers-NETWORK.json while machine, commit and versions stay
-the same, so several short runs make one measurement. Shares of the limit count the operations of direct convolutions, whatever a
-contestant really does. Not timed: loading, compiling, packing weights; in this engine also the time embedding and FiLM terms, which
-a run computes once, while peers compute them in every call (below 0.1 % of the work).
+round, CPU seconds of one thread. Rounds are added to benchmarks/results/peers-NETWORK-PROCESSOR.json while machine, commit and
+versions stay the same, so several short runs make one measurement; every processor has files and a chart of its own. Shares of the
+limit count the operations of direct convolutions, whatever a contestant really does. Not timed: loading, compiling, packing
+weights; in this engine also the time embedding and FiLM terms, which a run computes once, while peers compute them in every call
+(below 0.1 % of the work).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from harness.workers import Worker, WorkerError, in_process
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 WORK = ROOT / "build" / "peers"
-CHART = ROOT / "docs" / "images" / "peers.png"
+IMAGES = ROOT / "docs" / "images"
 DISTRIBUTIONS = ["torch", "openvino", "nncf", "onnxruntime"]
 # An error above says that something else than this network was computed; how exact a peer is, the tables say. fp32 keeps
 # five digits on random weights; bf16 has eight bits; int8 of a graph loses up to a quarter (docs/benchmarks.md).
@@ -134,20 +135,49 @@ def measure(results: Results, rounds: int, folder: Path, only: tuple[str, ...]) 
             worker.close()
 
 
-def report(measured: list[Results], chart: Path | None) -> None:
+def report(measured: list[Results]) -> None:
     for results in measured:
         click.echo(f"\n## {results.identity['network']}\n\n{tables.conditions(results)}\n\n{tables.comparison(results)}")
         click.echo(f"\nForms tried:\n\n{tables.forms(results)}")
+
+
+def chart(measured: list[Results], path: Path | None) -> None:
+    """Draws what one processor measured."""
     drawn = [r for r in measured if r.rounds]
-    if chart is None or not drawn:
+    if path is None or not drawn:
         return
     try:
         from harness.chart import draw
 
-        draw(drawn, chart)
-        click.echo(f"\nchart: {chart}")
+        draw(drawn, path)
+        click.echo(f"\nchart: {path}")
     except ImportError as e:
         click.echo(f"\nno chart: {e}; {field.INSTALL}", err=True)
+
+
+def stored(where: Path, names: list[str], processor: str) -> dict[str, list[Results]]:
+    """By processor, what ``where`` holds of these networks; of all processors if ``processor`` is "all"."""
+    pattern = "*" if processor == "all" else processor
+    found: dict[str, list[Results]] = {}
+    for name in names:
+        for path in sorted(where.glob(f"peers-{name}-{pattern}.json")):
+            found.setdefault(path.stem.removeprefix(f"peers-{name}-"), []).append(Results.read(path))
+    return found
+
+
+def measured_now(name: str, where: Path, work: Path, rounds: int | None, only: tuple[str, ...], fresh: bool) -> Results:
+    identity = _identity(name)
+    path = where / f"peers-{name}-{host.machine(identity['host'])}.json"
+    results = Results(path, identity, fresh)
+    if results.dropped:
+        click.echo(f"{path.name} is of another {', '.join(results.dropped)}: it starts anew", err=True)
+    click.echo(f"{name}: preparing, then every form alone", err=True)
+    folder = work / name
+    in_process(_made, name, folder)
+    results.gflop = field.gflop(folder)
+    try_forms(results, name, only, folder)
+    measure(results, rounds if rounds is not None else 3 if name == "paper" else 15, folder, only)
+    return results
 
 
 @click.command(help=__doc__)
@@ -158,31 +188,28 @@ def report(measured: list[Results], chart: Path | None) -> None:
 @click.option("--only", multiple=True, help="Contestants by shell pattern on their key; repeatable.  [default: all]")
 @click.option("--fresh", is_flag=True, help="Forget stored rounds.")
 @click.option("--report", "report_only", is_flag=True, help="Measure nothing, print what is stored.")
+@click.option("--processor", help='Whose results --report prints, as files name it, or "all".  [default: this machine\'s]')
 @click.option("--results", "where", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the JSON files.")
 @click.option("--work", type=click.Path(path_type=Path), default=WORK, help="Folder of prepared graphs; kept.")
-@click.option("--chart", type=click.Path(path_type=Path), help="PNG to draw.  [default: docs/images/peers.png for both networks]")
+@click.option(
+    "--chart", "image", type=click.Path(path_type=Path), help="PNG to draw.  [default: docs/images/peers-PROCESSOR.png for both]"
+)
 def main(
-    network: str, rounds: int | None, only: tuple[str, ...], fresh: bool, report_only: bool, where: Path, work: Path,
-    chart: Path | None,
+    network: str, rounds: int | None, only: tuple[str, ...], fresh: bool, report_only: bool, processor: str | None, where: Path,
+    work: Path, image: Path | None,
 ) -> None:  # fmt: skip
     names = ["paper", "walker"] if network == "both" else [network]
-    measured = []
-    for name in names:
-        path = where / f"peers-{name}.json"
-        if report_only:
-            measured.append(Results.read(path))
-            continue
-        results = Results(path, _identity(name), fresh)
-        if results.dropped:
-            click.echo(f"{path.name} is of another {', '.join(results.dropped)}: it starts anew", err=True)
-        click.echo(f"{name}: preparing, then every form alone", err=True)
-        folder = work / name
-        in_process(_made, name, folder)
-        results.gflop = field.gflop(folder)
-        try_forms(results, name, only, folder)
-        measure(results, rounds if rounds is not None else 3 if name == "paper" else 15, folder, only)
-        measured.append(results)
-    report(measured, chart or (CHART if network == "both" and where == RESULTS and not only else None))
+    here = host.machine(host.host())
+    if report_only:
+        found = stored(where, names, processor or here)
+        if not found:
+            raise click.ClickException(f"{where} holds nothing of {processor or here}; --processor all prints what is there")
+    else:
+        found = {here: [measured_now(name, where, work, rounds, only, fresh) for name in names]}
+    for name, measured in found.items():
+        report(measured)
+        default = IMAGES / f"peers-{name}.png" if network == "both" and where == RESULTS and not only else None
+        chart(measured, image or default)
 
 
 if __name__ == "__main__":

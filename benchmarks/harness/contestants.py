@@ -42,6 +42,7 @@ class Contestant(NamedTuple):
 
 NATIVE = "gaitcrafter"
 TIERS = ("fp32", "fp32-winograd", "bf16", "int8")
+ISAS = ("avx512_amx", "avx512", "avx2", "portable")  # the widest first
 # The forms that each peer is tried in.
 PEERS: dict[tuple[str, str], tuple[str, ...]] = {
     ("OpenVINO", "bf16"): ("flat", "volume"),
@@ -103,7 +104,15 @@ def native_module() -> Any:
 
 def widest_isa() -> str:
     module = native_module()
-    return next(i for i in ("avx512", "avx2", "portable") if module.isa_supported(i))
+    return next(i for i in ISAS if runs(module, i))
+
+
+def runs(module: Any, isa: str) -> bool:
+    """False too where the module is of a commit that does not know the instruction set (compare.py)."""
+    try:
+        return bool(module.isa_supported(isa))
+    except ValueError:
+        return False
 
 
 def gflop(folder: Path) -> float:

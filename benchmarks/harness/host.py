@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 # A change elsewhere (docs, results) does not change what is measured.
 MEASURED = ("csrc", "kernels", "gaitcrafter_rt", "export", "CMakeLists.txt", "cmake")
 SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
+WIDEST = {"amx_bf16": "amx", "avx512_bf16": "avx512-bf16", "avx512f": "avx512", "avx2": "avx2"}
 ARITHMETIC = ("fp32", "bf16", "int8")
 
 
@@ -26,6 +28,13 @@ def host() -> dict[str, Any]:
         elif key.strip() == "flags":
             flags = set(value.split())
     return {"cpu": name, "instruction_sets": [s for s in SETS if s in flags], "processors": len(os.sched_getaffinity(0))}
+
+
+def machine(found: dict[str, Any]) -> str:
+    """The part of a file name that keeps results of different processors apart: "amd-epyc-avx512-bf16" of a ``host()``."""
+    words = re.sub(r"\((?:r|tm)\)|@.*|\b(?:processor|cpu)\b", " ", found["cpu"].lower())
+    widest = next((name for flag, name in WIDEST.items() if flag in found["instruction_sets"]), "")
+    return "-".join([*re.findall(r"[a-z0-9]+", words), *filter(None, [widest])])
 
 
 def commit(root: Path = ROOT) -> str:

@@ -1,6 +1,7 @@
 #include "core/isa.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
 
 #include <cstdlib>
 #include <fstream>
@@ -61,6 +62,24 @@ TEST_F(IsaTest, ObeysTheEnvironment) {
       EXPECT_EQ(e.status(), Status::kCapability);
     }
   }
+}
+
+// In a process of its own: what the kernel once allowed it does not take back. A signal frame with tiles does not fit
+// into this signal stack, so the kernel refuses them when it is asked.
+TEST_F(IsaTest, DoesWithoutTilesThatTheKernelRefuses) {
+  if (!kernel_lists("amx_tile")) GTEST_SKIP() << "this processor has no AMX, or the kernel does not know it";
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        static char memory[8192];
+        stack_t stack = {};
+        stack.ss_sp = memory;
+        stack.ss_size = sizeof memory;
+        const bool small = sigaltstack(&stack, nullptr) == 0;
+        const bool right = !isa_supported(Isa::kAvx512Amx) && choose_isa() == Isa::kAvx512;
+        std::exit(small && right ? 0 : 1);
+      },
+      ::testing::ExitedWithCode(0), "");
 }
 
 TEST_F(IsaTest, RefusesAnUnknownName) {

@@ -1,6 +1,8 @@
 #include "core/processor_rate.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <cstring>
 #include <ctime>
 #include <limits>
 #include <string>
@@ -26,11 +28,31 @@ typedef float Vec4 __attribute__((vector_size(16)));
 typedef float Vec8 __attribute__((vector_size(32)));
 typedef float Vec16 __attribute__((vector_size(64)));
 
+// Operands of every type: 16 bits whose exponent is that of 0.5 to 1, signs and mantissas drawn; two of them are a
+// float of that size, and bytes all over. No instruction takes more cycles for them than for zeros, but more power, and
+// the matrix unit of a core near its limit of power then runs at fewer cycles a second. Sums of any number of them stay
+// finite.
+struct Operands {
+  alignas(64) uint16_t a[512], b[512];
+
+  Operands() {
+    uint32_t state = 1;
+    for (uint16_t* values : {a, b})
+      for (int i = 0; i < 512; ++i) {
+        state = state * 1664525u + 1013904223u;
+        values[i] = static_cast<uint16_t>(0x3f00u | (state >> 16 & 0x807fu));
+      }
+  }
+};
+
 // NAME(): seconds of kRounds x kChains times `text`, each chain waiting for itself alone. In assembly, so that no flag
-// of this file decides what is timed. The operands are zeros: none of these instructions takes longer for others.
+// of this file decides what is timed.
 #define GC_SECONDS_OF(NAME, VEC, TARGET, TEXT)                     \
   TARGET double NAME() {                                           \
-    VEC sum[kChains] = {}, a = {}, b = {};                         \
+    const Operands operands;                                       \
+    VEC sum[kChains] = {}, a, b;                                   \
+    std::memcpy(&a, operands.a, sizeof a);                         \
+    std::memcpy(&b, operands.b, sizeof b);                         \
     const double begin = thread_seconds();                         \
     for (int i = 0; i < kRounds; ++i) {                            \
       _Pragma("GCC unroll 12") for (int c = 0; c < kChains; ++c) { \
@@ -54,9 +76,10 @@ constexpr int kTileRounds = 50'000;
 
 #define GC_SECONDS_OF_TILES(NAME, MULTIPLY)                             \
   __attribute__((target("amx-tile,amx-bf16,amx-int8"))) double NAME() { \
+    const Operands operands;                                            \
     const TilesInUse tiles;                                             \
-    tile_zero<6>();                                                     \
-    tile_zero<7>();                                                     \
+    tile_load<6>(operands.a, kTileRowBytes);                            \
+    tile_load<7>(operands.b, kTileRowBytes);                            \
     const double begin = thread_seconds();                              \
     for (int i = 0; i < kTileRounds; ++i) {                             \
       MULTIPLY<0, 6, 7>();                                              \

@@ -10,8 +10,8 @@ struct Linear {
   Tensor in, out;
   Packed weight;
   const float* bias = nullptr;  // whole vectors; null is zero
-  const Tensor* residual =
-      nullptr;  // added to the result, what is pending of it applied (by tiles alone); null is zero
+  // Added to the result, what is pending of it applied (by tiles alone); null is zero.
+  const Tensor* residual = nullptr;
 };
 
 }  // namespace gaitcrafter

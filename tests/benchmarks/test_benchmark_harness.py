@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import compare
 import ops
 from harness import stats, tables
-from harness.contestants import Contestant, field
+from harness.contestants import ISAS, Contestant, field, runs
+from harness.host import machine
 from harness.results import Results
 from harness.workers import Worker, WorkerError
 
@@ -169,6 +170,32 @@ def test_a_processor_without_bf16_is_said_to_be_one(tmp_path: Path) -> None:
         del r["limits"]["bf16"]
     assert "no avx512_bf16" in tables.conditions(results)
     assert "| gaitcrafter bf16 | 2.00 | 2.00 to 2.50 | 100 | - |" in tables.comparison(results)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "sets", "name"),
+    [
+        ("AMD EPYC", ["avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni"], "amd-epyc-avx512-bf16"),
+        ("Intel(R) Xeon(R) Processor", ["avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8"], "intel-xeon-amx"),
+        ("Intel(R) Core(TM) i5-4460 CPU @ 3.20GHz", ["avx2", "fma"], "intel-core-i5-4460-avx2"),
+        ("cortex", [], "cortex"),
+    ],
+)
+def test_results_of_a_processor_have_a_name(cpu: str, sets: list[str], name: str) -> None:
+    assert machine({"cpu": cpu, "instruction_sets": sets, "processors": 2}) == name
+
+
+def test_the_widest_instruction_set_of_an_older_module() -> None:
+    """compare.py loads modules of commits that do not know avx512_amx; the module raises for a name that it does not know."""
+
+
+    class Older:
+        def isa_supported(self, isa: str) -> bool:
+            if isa not in ("avx512", "avx2", "portable"):
+                raise ValueError(f"unknown instruction set {isa}")
+            return isa != "avx512"
+
+    assert next(isa for isa in ISAS if runs(Older(), isa)) == "avx2"
 
 
 def test_every_contestant_has_a_key_of_its_own() -> None:

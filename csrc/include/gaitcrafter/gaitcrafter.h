@@ -66,8 +66,8 @@ typedef struct gc_options {
   uint32_t struct_size, version;
   const char* device;    /* "cpu"; NULL means that */
   const char* precision; /* "fp32", "fp32-winograd", "bf16", "int8"; "auto" or NULL: bf16 if it runs here, else fp32 */
-  const char*
-      isa; /* "portable", "avx2", "avx512", "avx512_amx"; NULL means the widest that runs here, or GAITCRAFTER_ISA */
+  /* "portable", "avx2", "avx512", "avx512_amx"; NULL means the widest that runs here, or GAITCRAFTER_ISA */
+  const char* isa;
   int32_t threads; /* 1..256; 0 means one per processor that this process may use */
   int32_t reserved;
   /* Since version 3. Who runs the network (docs/export.md): "native" or NULL, the engine of this library; "none" only
