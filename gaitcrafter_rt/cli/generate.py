@@ -19,6 +19,7 @@ from .request import check_seed
 from .writers import FORMATS, open_sinks
 
 PARQUET = "parquet"
+RAY = "ray"
 # What fits in one file or picture, and in the memory that writing it takes.
 MOST_CLIPS = 100_000_000
 # Clips per call of the engine and thread: large enough to keep threads busy, small enough for a smooth bar.
@@ -43,8 +44,9 @@ def sampler_options(command: Any) -> Any:
             click.option("--threads", type=int, help="Threads of an engine, 1 to 256.  [default: one per processor; in a job 1]"),
             click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N (extra gpu)."),
             click.option(
-                "--backend", type=click.Choice(list(BACKENDS)),
-                help="Who runs the network (docs/gpu.md, docs/export.md).  [default: native; with --device cuda torch]",
+                "--backend", type=click.Choice([*BACKENDS, RAY]),
+                help="Who runs the network (docs/gpu.md, docs/export.md); ray is short for --executor ray.  [default: native; with "
+                "--device cuda torch]",
             ),
             click.option("--batch", type=int, help="Clips per network call of another backend than native.  [default: its own]"),
             click.option(
@@ -69,7 +71,7 @@ def job_options(command: Any) -> Any:
             ),
             click.option("--workers", help="Processes: a number, or auto for one per processor.  [default: auto]"),
             click.option(
-                "--executor", type=click.Choice(["processes", "ray"]),
+                "--executor", type=click.Choice(["processes", RAY]),
                 help="processes of this machine, or actors of a Ray cluster (extra ray).  [default: processes]",
             ),
             click.option("--rank", type=int, help="This run is number RANK of --world-size that share OUT.  [default: 0]"),
@@ -138,6 +140,10 @@ def generate(out: Path, as_json: bool, **options: Any) -> int:
     """
     formats = list(dict.fromkeys(options.pop("formats"))) or [PARQUET]
     job = {k: options.pop(k) for k in _JOB_OPTIONS}
+    if options["backend"] == RAY:
+        if job["executor"] not in (None, RAY):
+            raise InvalidRequestError(f"--backend ray is short for --executor ray, but --executor is {job['executor']}")
+        options["backend"], job["executor"] = None, RAY
     mode = options.pop("mode")
     if PARQUET in formats:
         from .job import run

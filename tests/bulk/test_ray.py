@@ -224,15 +224,25 @@ def test_the_backend_of_a_job_is_a_seam() -> None:
     assert_whole(fs, ROOT, shards(whole, ROOT))
 
 
-def test_options_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("option", ["--executor", "--backend"])
+def test_options_of_the_command(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("gaitcrafter_rt._native", reason="the native engine is not built in this tree")
-    command = ["generate", str(tmp_path / "o"), "--model", str(MODEL), "--steps", "1", "--n", "2", "--executor", "ray"]
+    command = ["generate", str(tmp_path / "o"), "--model", str(MODEL), "--steps", "1", "--n", "2", option, "ray"]
     assert main([*command, "--rank", "0", "--world-size", "2"]) == 2
     assert "hands out shards itself" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(command) == 6
     assert "pip install 'gaitcrafter-rt[ray]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_short_form_contradicts_another_executor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", str(tmp_path / "o"), "--backend", "ray", "--executor", "processes"]) == 2
+    assert "short for --executor ray, but --executor is processes" in capsys.readouterr().err
+    assert main(["generate", str(tmp_path / "o"), "--backend", "ray", "--format", "npz"]) == 2
+    assert "--executor belongs to a bulk job" in capsys.readouterr().err
 
 
 def _descendants(pid: int) -> list[int]:
