@@ -29,6 +29,7 @@ test:  ## install what the tests need and run them, C++ and Python
 	@tools/system-packages.sh $(TEST_PACKAGES)
 	@tools/system-packages.sh chromium-headless-shell || echo "going on without a browser: the test that needs it will say so"
 	@tools/onnxruntime-sdk.sh || true  # says what is left out without it
+	@tools/tensorrt-headers.sh || true  # the same
 	@tools/venv.sh $(TEST) $(EXTRAS)
 	@tools/cpp-tests.sh release $(TEST)/bin/python
 	@$(TEST)/bin/python tests/install_peers.py

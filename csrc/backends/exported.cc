@@ -108,7 +108,7 @@ Exported read_export(const std::string& folder) {
   const nlohmann::json* exact_graph = top.find("exact_graph");
   if (exact_graph != nullptr && !exact_graph->is_null()) top.read("exact_graph", exact, 1, 128);
   const nlohmann::json* null_cond = top.find("null_cond");
-  const auto hashes = file_hashes(top.find("files"), top.where("files"));
+  auto hashes = file_hashes(top.find("files"), top.where("files"));
   for (const char* others : {"opset", "inputs", "outputs", "sampler", "made_by"}) top.find(others);  // for people
   top.finish();
   if (out.model_sha256.empty() || out.precision.empty()) refuse(path + ": model_sha256 and precision must be there");
@@ -121,6 +121,7 @@ Exported read_export(const std::string& folder) {
   out.config = parse_config(config.text(), config.path());
   out.null_cond = numbers(null_cond, static_cast<size_t>(out.config.conditioning.cond_dim), top.where("null_cond"));
   out.sha256 = sha256_hex(file.bytes());
+  out.files = std::move(hashes);
   out.graph = folder + "/" + graph;
   if (!exact.empty()) out.exact_graph = folder + "/" + exact;
   return out;

@@ -1,6 +1,7 @@
 // The folder that `gaitcrafter-rt export onnx` writes; gaitcrafter_rt/backends/exported.py says what lies in it.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@ struct Exported {
   std::string graph;        // paths
   std::string exact_graph;  // in fp32, for calls that a sampler multiplies by much; empty: none
   std::vector<float> null_cond;
+  std::map<std::string, std::string> files;  // name to sha256
 };
 
 // Whether a folder claims to be an export.

@@ -7,6 +7,9 @@
 #ifdef GAITCRAFTER_ONNXRUNTIME
 #include "backends/onnxruntime/network.h"
 #endif
+#ifdef GAITCRAFTER_TENSORRT
+#include "backends/tensorrt/network.h"
+#endif
 #include "core/error.h"
 #include "engine/network.h"
 
@@ -27,11 +30,18 @@ constexpr Opener kOnnxRuntime = &open_onnxruntime;
 constexpr Opener kOnnxRuntime = nullptr;
 #endif
 
+#ifdef GAITCRAFTER_TENSORRT
+constexpr Opener kTensorRt = &open_tensorrt;
+#else
+constexpr Opener kTensorRt = nullptr;
+#endif
+
 constexpr std::array kEntries = {
     Entry{"none", &open_described, ""},
     Entry{"cubin", &open_cubin, ""},
     Entry{"onnxruntime", kOnnxRuntime,
           "run tools/onnxruntime-sdk.sh in the source tree and build again (docs/export.md)"},
+    Entry{"tensorrt", kTensorRt, "build again with -DGAITCRAFTER_TENSORRT=ON (docs/export.md)"},
 };
 
 }  // namespace

@@ -32,15 +32,16 @@ struct Place {
   std::string path, problem;
 };
 
-Place place() {
+// Folder `below` of the cache.
+Place place(const std::string& below) {
   const std::string own = variable("GAITCRAFTER_CACHE"), shared = variable("XDG_CACHE_HOME"), home = variable("HOME");
   if (own == "off") return {"", "switched off by GAITCRAFTER_CACHE=off"};
   if (!own.empty()) {
     if (own[0] != '/') return {"", "GAITCRAFTER_CACHE is \"" + own + "\"; give a path from / on, or \"off\""};
-    return {own + "/packed", ""};
+    return {own + "/" + below, ""};
   }
-  if (!shared.empty() && shared[0] == '/') return {shared + "/gaitcrafter-rt/packed", ""};
-  if (!home.empty() && home[0] == '/') return {home + "/.cache/gaitcrafter-rt/packed", ""};
+  if (!shared.empty() && shared[0] == '/') return {shared + "/gaitcrafter-rt/" + below, ""};
+  if (!home.empty() && home[0] == '/') return {home + "/.cache/gaitcrafter-rt/" + below, ""};
   return {"", "neither GAITCRAFTER_CACHE nor XDG_CACHE_HOME nor HOME names a folder"};
 }
 
@@ -93,8 +94,8 @@ FileDescriptor& FileDescriptor::operator=(FileDescriptor&& other) noexcept {
   return *this;
 }
 
-CacheFolder::CacheFolder(bool make) {
-  Place at = place();
+CacheFolder::CacheFolder(bool make, const std::string& below) {
+  Place at = place(below);
   path_ = std::move(at.path);
   problem_ = std::move(at.problem);
   if (path_.empty()) return;
@@ -112,8 +113,8 @@ CacheFolder::CacheFolder(bool make) {
   }
 }
 
-CacheFolder CacheFolder::open() { return CacheFolder(true); }
-CacheFolder CacheFolder::look() { return CacheFolder(false); }
+CacheFolder CacheFolder::open() { return CacheFolder(true, kPacked); }
+CacheFolder CacheFolder::look(const std::string& below) { return CacheFolder(false, below); }
 
 std::vector<CacheFolder::Entry> CacheFolder::list() const {
   std::vector<Entry> out;

@@ -27,8 +27,8 @@ class CacheFolder {
  public:
   // Makes the folder, with mode 0700, if it is not there.
   static CacheFolder open();
-  // Looks only.
-  static CacheFolder look();
+  // Looks only; `below` names a folder beside "packed".
+  static CacheFolder look(const std::string& below = kPacked);
 
   bool usable() const { return problem_.empty(); }
   const std::string& path() const { return path_; }  // "" if there can be none
@@ -57,7 +57,8 @@ class CacheFolder {
   void prune(uint64_t limit, const std::string& spared) const;
 
  private:
-  explicit CacheFolder(bool make);
+  CacheFolder(bool make, const std::string& below);
+  static constexpr const char* kPacked = "packed";
 
   std::string path_, problem_;
   FileDescriptor folder_;

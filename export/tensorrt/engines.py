@@ -33,9 +33,10 @@ def engine_key(
 ) -> dict[str, str]:
     """What an engine depends on: weights and graph, library and version, GPU, profiles, flags."""
     files = exported.manifest.files
+    version = ".".join(library.version.split(".")[:3]) if library.name == "tensorrt" else library.version  # as in C++
     data = files.get(f"{graph.name}.data", "none")
     return {
-        "builder": BUILDER, "library": f"{library.name} {library.version}", "model": exported.manifest.model_sha256,
+        "builder": BUILDER, "library": f"{library.name} {version}", "model": exported.manifest.model_sha256,
         "graph": files[graph.name], "data": data, "precision": exported.manifest.precision, "gpu": target,
         "profiles": " ".join(map(str, profiles)), "flags": str(flags),
     }  # fmt: skip

@@ -18,6 +18,8 @@ BACKENDS: dict[str, tuple[str, str]] = {
     "cubin": (".cubin", "open_cubin"),
     "onnxruntime": (".onnxruntime", "open_session_runner"),
     "onnxruntime-cpp": (".onnxruntime", "open_cpp"),
+    "tensorrt": (".tensorrt", "open_engine_runner"),
+    "tensorrt-cpp": (".tensorrt", "open_cpp"),
 }
 
 

@@ -56,9 +56,13 @@ class Cuda:
         self._call("looking for GPUs", "cudaGetDeviceCount", ctypes.byref(count))
         if device >= count.value:
             raise CapabilityError(f"device is cuda:{device}; this machine has {count.value} NVIDIA GPUs")
-        self._call(f"taking GPU {device}", "cudaSetDevice", device)
+        self.use(device)
         major, minor, processors, l2, bus = (self._attribute(n, device) for n in (_MAJOR, _MINOR, _PROCESSORS, _L2, _BUS))
         return Gpu(device, 10 * major + minor, processors, l2, bus)
+
+    def use(self, device: int) -> None:
+        """Make ``device`` this thread's."""
+        self._call(f"taking GPU {device}", "cudaSetDevice", device)
 
     def _attribute(self, number: int, device: int) -> int:
         value = ctypes.c_int(0)

@@ -16,12 +16,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import CapabilityError, InternalError, InvalidRequestError, MissingExtraError
-from ..install import native
 from . import Options, Runner, open_native
-from .exported import Exported, read_export
-from .table_loop import Arrays, TableLoop
+from .graph_runner import GraphRunner
+from .table_loop import Arrays
 
-DEFAULT_BATCH = 8  # of a graph for any number of clips
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 TENSORRT_REMEDY = "it needs onnxruntime-gpu and TensorRT 10's libnvinfer.so.10 on the library path"
 REMEDIES = {
@@ -33,24 +31,6 @@ REMEDIES = {
 def open_session_runner(path: str | os.PathLike[str], options: Options) -> SessionRunner:
     """See ``Engine.from_pretrained``; ``path`` is an export folder and ``device`` the provider: cpu, cuda or tensorrt."""
     return SessionRunner(path, options)
-
-
-def checked_batch(exported: Exported, asked: int) -> int:
-    """The batch of every call. Raises InvalidRequestError if the graph has another one."""
-    fixed = exported.manifest.batch
-    if fixed and asked and asked != fixed:
-        raise InvalidRequestError(f"batch is {asked}, but this graph was exported for batch {fixed}; export again, or leave it out")
-    return fixed or asked or DEFAULT_BATCH
-
-
-def check_precision(exported: Exported, asked: str) -> str:
-    """Raises InvalidRequestError unless ``asked`` is "auto" or what the graph was exported in."""
-    precision: str = exported.manifest.precision
-    if asked not in ("auto", precision):
-        raise InvalidRequestError(
-            f"precision is {asked!r:.80}, but this graph was exported in {precision}; export again with --precision"
-        )
-    return precision
 
 
 def runtime() -> Any:
@@ -97,64 +77,29 @@ def open_session(graph: str | os.PathLike[str], device: str, batch: int, threads
     return session
 
 
-class SessionRunner:
-    """What ``Engine`` asks of a backend (``Runner``)."""
+class SessionRunner(GraphRunner):
+    """Sessions are made by the first call: their threads do not survive a fork."""
+
+    name = "onnxruntime"
 
     def __init__(self, path: str | os.PathLike[str], options: Options) -> None:
         if options.isa is not None or options.library is not None or options.plan is not None:
             raise InvalidRequestError("isa, library and plan are not for backend 'onnxruntime'; it runs the installed package")
-        self.exported = read_export(path)
+        super().__init__(path, options)
         self.device, self.threads = options.device, options.threads
-        self.batch = checked_batch(self.exported, options.batch)
-        precision = check_precision(self.exported, options.precision)
         provider_of(self.device)
-        self._described: Any = native().Engine(os.fsencode(path), backend="none")
-        self.info = {
-            **self._described.info, "device": self.device, "precision": precision, "backend": "onnxruntime", "batch": self.batch,
-            "backend_sha256": self.exported.sha256, "runtime": f"onnxruntime {runtime().__version__} (Python)",
-        }  # fmt: skip
+        self.info = self.describe(
+            device=self.device, backend_sha256=self.exported.sha256, runtime=f"onnxruntime {runtime().__version__} (Python)"
+        )
         if self.threads:
             self.info["threads"] = self.threads
-        self._sessions: dict[bool, Any] = {}  # made by the first call: their threads do not survive a fork
-        self._owner = 0
-
-    def labels(self, axis: str) -> list[str]:
-        return self._describes().labels(axis)
-
-    def axis_usable(self, axis: str) -> bool:
-        return self._describes().axis_usable(axis)
-
-    def resolve_sampler(self, sampler: dict[str, Any]) -> dict[str, Any]:
-        return self._describes().resolve_sampler(sampler)
-
-    def profile(self, on: bool) -> None:
-        raise CapabilityError("profiling is for backend 'native'; this engine was opened on 'onnxruntime'")
-
-    def profile_rows(self) -> list[dict[str, Any]]:
-        self.profile(False)
-        return []
+        self._sessions: dict[bool, Any] = {}
 
     def close(self) -> None:
-        self._described = None
+        super().close()
         self._sessions.clear()
 
-    def generate(self, *, sampler: dict[str, Any], mode: int, **arguments: Any) -> None:
-        """As the native module's; ``mode`` says how the native engine's threads share clips and has no meaning here."""
-        described = self._describes()
-        if self._owner not in (0, os.getpid()):
-            raise InvalidRequestError(
-                "this engine ran before the process forked and its threads stayed behind; open it in the new process"
-            )
-        self._owner = os.getpid()
-        loop = TableLoop(self._call, self.exported.config, self.exported.manifest.null_cond, self.batch)
-        loop.generate(described.sampler_table(sampler), sampler, **arguments)
-
-    def _describes(self) -> Any:
-        if self._described is None:
-            raise InvalidRequestError("this engine is closed")
-        return self._described
-
-    def _call(self, x: np.ndarray, t: np.ndarray, conditions: Arrays, exact: bool) -> np.ndarray:
+    def call(self, x: np.ndarray, t: np.ndarray, conditions: Arrays, exact: bool) -> np.ndarray:
         graph = self.exported.exact_graph if exact else None
         if graph is None:
             exact, graph = False, self.exported.graph

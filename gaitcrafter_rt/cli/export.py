@@ -119,7 +119,8 @@ def tensorrt(
     gaitcrafter-rt export tensorrt walker-fp16 --batch 8
     gaitcrafter-rt export tensorrt walker-fp16 --library tensorrt_rtx --arch 89,120
 
-    tensorrt builds for a GPU of this machine. tensorrt_rtx builds for the chips that are named, without a GPU.
+    tensorrt builds for a GPU of this machine; Engine.from_pretrained(FOLDER, device="cuda", backend="tensorrt") then finds the
+    engine, and would build it itself. tensorrt_rtx builds for the chips that are named, without a GPU.
 
     An engine is machine code: it is kept in a folder that you alone may read, and none is ever taken from elsewhere.
     """

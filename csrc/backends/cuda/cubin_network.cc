@@ -2,10 +2,10 @@
 
 #include <dlfcn.h>
 
-#include <charconv>
 #include <cstdlib>
 
 #include "backends/cuda/cubin_engine.h"
+#include "backends/cuda/device.h"
 #include "cache/packed_cache.h"
 #include "core/error.h"
 
@@ -16,24 +16,11 @@ constexpr int kLargestBatch = 64;  // clips at a time unless the caller says; me
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(Status::kInvalidRequest, message); }
 
-// "cuda" or "cuda:3" to the number of the GPU.
-int device_number(const std::string& device) {
-  if (device == "cuda") return 0;
-  int number = -1;
-  const std::string prefix = "cuda:";
-  if (device.starts_with(prefix)) {
-    const char* const end = device.data() + device.size();
-    const auto [rest, error] = std::from_chars(device.data() + prefix.size(), end, number);
-    if (error == std::errc() && rest == end && number >= 0) return number;
-  }
-  refuse("device is \"" + device.substr(0, 64) + "\"; backend \"cubin\" takes \"cuda\" or \"cuda:0\", \"cuda:1\", ...");
-}
-
 class CubinNetwork final : public Network {
  public:
   CubinNetwork(const std::string& path, const EngineOptions& options, const CudaApi& api, bool graphs)
       : api_(api), pack_(open_kernel_pack(options.plan.empty() ? path : options.plan)) {
-    options_.device = device_number(options.device);
+    options_.device = cuda_device_number(options.device, "cubin");
     options_.batch = options.batch > 0 ? options.batch : kLargestBatch;
     options_.graphs = graphs;
     const char* const careful = std::getenv("GAITCRAFTER_CUDA_CAREFUL");
@@ -87,7 +74,7 @@ std::unique_ptr<Network> open_cubin(const std::string& path, const EngineOptions
 }
 
 std::unique_ptr<Network> open_cubin(const std::string& path, const EngineOptions& options) {
-  device_number(options.device);
+  cuda_device_number(options.device, "cubin");
   if (options.plan.empty() && !is_kernel_pack(path)) {
     throw Error(Status::kModelFormat, path +
                                           ": no kernels.json there; backend \"cubin\" takes the folder that "
