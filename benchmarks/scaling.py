@@ -158,7 +158,7 @@ def calls_table(calls: dict[str, float], engine: dict[str, Any], cores: int) -> 
     rows = []
     for machines in MACHINES:
         rate = machines * cores / engine["seconds"]
-        ranks = [machines * -(-10**9 // size) for size in (4096, MAX_SHARD_CLIPS)]
+        ranks = [machines * -(-(10**9) // size) for size in (4096, MAX_SHARD_CLIPS)]
         rows.append([f"{machines:,}", f"{rate:,.0f}", f"{rate * total / 4096:,.0f}", f"{rate * engine['bytes'] / 1e6:,.1f} MB/s",
                      *(f"{2 * n:,} / {n:,}" for n in ranks)])  # fmt: skip
     table(["machines", "clips/s", "calls/s", "written", "10^9 clips: stats / receipts read by all ranks at the end",
