@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from gaitcrafter_rt.data.packed import PackedClips
 from gaitcrafter_rt.errors import DataFormatError, InvalidRequestError, ModelFormatError, OutputError, UnsupportedVersionError
@@ -99,6 +100,18 @@ def test_embeddings_do_not_depend_on_the_batch(judges: dict[str, Path]) -> None:
     for path in judges.values():
         judge = Judge.open(path)
         np.testing.assert_allclose(judge.embed(clips)[3], judge.embed(clips[3:4])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_folding_norms_into_convolutions_does_not_change_a_judge(judges: dict[str, Path]) -> None:
+    clips = np.stack([render_clip(sample_identity(0, i), 90, "nm", 0, size=32) for i in range(5)])
+    for path in judges.values():
+        judge = Judge.open(path)
+        plain = build(judge.config.settings, len(judge.config.identities)).eval()
+        plain.load_state_dict(load_file(path / "weights.safetensors"))
+        with torch.no_grad():
+            expected = plain(torch.from_numpy((clips != 0).astype(np.float32)))[0].numpy()
+        assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in judge.net.modules()) == 0
+        np.testing.assert_allclose(judge.embed(clips), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_damaged_and_foreign_judges_are_refused(judges: dict[str, Path], tmp_path: Path) -> None:
