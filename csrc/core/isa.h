@@ -25,6 +25,9 @@ bool sha_instructions_supported();
 // True if this processor multiplies pairs of bfloat16 (cpuid bit avx512_bf16) beside running kAvx512.
 bool bf16_products_supported();
 
+// True if it does more operations a second by them (vdpbf16ps) than by multiply-adds of floats.
+bool bf16_products_fast();
+
 // True if this processor multiplies fours of 8-bit integers (cpuid bit avx512_vnni) beside running kAvx512.
 bool int8_products_supported();
 

@@ -28,7 +28,8 @@ bool precision_supported(Precision precision, Isa isa) {
 }
 
 Precision best_precision(Isa isa) {
-  return precision_supported(Precision::kBf16, isa) ? Precision::kBf16 : Precision::kFp32;
+  const bool fast = isa == Isa::kAvx512Amx || bf16_products_fast();
+  return fast && precision_supported(Precision::kBf16, isa) ? Precision::kBf16 : Precision::kFp32;
 }
 
 }  // namespace gaitcrafter

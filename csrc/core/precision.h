@@ -27,7 +27,7 @@ std::optional<Precision> precision_named(std::string_view name);
 // bit, int8 avx512_vnni besides.
 bool precision_supported(Precision precision, Isa isa);
 
-// What "auto" comes to: bf16 where it is supported, else fp32.
+// What "auto" comes to: bf16 where it is supported and faster, else fp32.
 Precision best_precision(Isa isa);
 
 }  // namespace gaitcrafter

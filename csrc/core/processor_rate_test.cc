@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "core/precision.h"
 #include "testing/throws.h"
 
 namespace gaitcrafter {
@@ -30,6 +31,18 @@ TEST(ProcessorRate, IntegersAndBfloat16NeedAvx512) {
   EXPECT_EQ(arithmetic_supported(Arithmetic::kInt8, Isa::kAvx512), int8_products_supported());
   for (const Arithmetic a : {Arithmetic::kBf16, Arithmetic::kInt8})
     EXPECT_EQ(arithmetic_supported(a, Isa::kAvx512Amx), isa_supported(Isa::kAvx512Amx));
+}
+
+// What is read off the vendor's name, against a clock.
+TEST(ProcessorRate, BfloatsAreFastWhereTheClockSaysSo) {
+  if (!arithmetic_supported(Arithmetic::kBf16, Isa::kAvx512)) GTEST_SKIP() << "this processor has no avx512_bf16";
+  const double floats = processor_rate(Arithmetic::kFp32, Isa::kAvx512);
+  EXPECT_EQ(bf16_products_fast(), processor_rate(Arithmetic::kBf16, Isa::kAvx512) > floats);
+  EXPECT_EQ(best_precision(Isa::kAvx512), bf16_products_fast() ? Precision::kBf16 : Precision::kFp32);
+  if (isa_supported(Isa::kAvx512Amx)) {
+    EXPECT_GT(processor_rate(Arithmetic::kBf16, Isa::kAvx512Amx), floats);
+    EXPECT_EQ(best_precision(Isa::kAvx512Amx), Precision::kBf16);
+  }
 }
 
 TEST(ProcessorRate, KnowsItsNames) {

@@ -52,7 +52,7 @@ def sampler_options(command: Any) -> Any:
             click.option(
                 "--precision", type=click.Choice(["auto", "fp32", "fp32-winograd", "bf16", "fp16", "int8"]),
                 default="auto", show_default=True,
-                help="auto is bf16 where the processor has avx512_bf16 and on a GPU, else fp32; int8 needs a calibrated model.",
+                help="auto is bf16 on a GPU and where the processor is faster by it, else fp32; int8 needs a calibrated model.",
             ),
         )
     ):

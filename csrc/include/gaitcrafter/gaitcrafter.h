@@ -65,7 +65,7 @@ typedef struct gc_engine gc_engine;
 typedef struct gc_options {
   uint32_t struct_size, version;
   const char* device;    /* "cpu"; NULL means that */
-  const char* precision; /* "fp32", "fp32-winograd", "bf16", "int8"; "auto" or NULL: bf16 if it runs here, else fp32 */
+  const char* precision; /* "fp32", "fp32-winograd", "bf16", "int8"; "auto" or NULL: bf16 if faster here, else fp32 */
   /* "portable", "avx2", "avx512", "avx512_amx"; NULL means the widest that runs here, or GAITCRAFTER_ISA */
   const char* isa;
   int32_t threads; /* 1..256; 0 means one per processor that this process may use */
