@@ -85,7 +85,7 @@ class EngineSession:
         self._stream = cuda.stream()
 
     def run(self, inputs: Arrays) -> np.ndarray:
-        """The output for inputs of the engine's own names and batch."""
+        """The output for inputs of the engine's own names and batch, from and to the host."""
         out = np.empty_like(inputs["x"])
         arrays = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
         for name, value in {**arrays, "out": out}.items():
@@ -94,10 +94,18 @@ class EngineSession:
                 self._check(self._context.set_input_shape(name, value.shape), f"taking {name} of shape {value.shape}")
                 self._cuda.copy_in(address, value, self._stream)
             self._check(self._context.set_tensor_address(name, address), f"taking the memory of {name}")
-        self._check(self._context.execute_async_v3(self._stream), "running")
+        self._launch()
         self._cuda.copy_out(out, self._memory["out"][0], self._stream)
         self._cuda.synchronize(self._stream)
         return out
+
+    def execute(self) -> None:
+        """Run once more on the inputs of the last ``run``, which stay on the GPU, and wait."""
+        self._launch()
+        self._cuda.synchronize(self._stream)
+
+    def _launch(self) -> None:
+        self._check(self._context.execute_async_v3(self._stream), "running")
 
     def close(self) -> None:
         """Give the GPU's memory back."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 NO_GPU = 77
-SECTIONS = ("compile", "limits", "kernels", "engine", "networks", "launches", "peers")
+SECTIONS = ("compile", "limits", "kernels", "engine", "networks", "launches", "backends", "peers")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -125,6 +125,12 @@ class Check:
         from .engine import section
 
         return section(self.dtypes, self.batches())
+
+    def backends(self) -> dict[str, Any]:
+        """Engines of other backends, end to end, where they are installed."""
+        from .backends import section
+
+        return section()
 
     def peers(self) -> dict[str, Any]:
         """Other runtimes, where they are installed."""

@@ -132,8 +132,13 @@ def determinism() -> list[dict[str, Any]]:
     return rows
 
 
+def equal_bits(a: ClipBatch, b: ClipBatch) -> int:
+    """How many clips differ."""
+    return int((a.packed != b.packed).any(axis=1).sum())
+
+
 def _equal(what: str, a: ClipBatch, b: ClipBatch) -> dict[str, Any]:
-    differ = int((a.packed != b.packed).any(axis=1).sum())
+    differ = equal_bits(a, b)
     return {"what": what, "clips": len(a), "differ": differ, "why": f"{differ} of {len(a)} clips have other bits" if differ else ""}
 
 
@@ -182,9 +187,9 @@ def _timed(name: str, model: str, batch: int, conv: str) -> dict[str, Any]:
         began = time.perf_counter()
         engine.generate(wanted)  # compiles and captures
         opened = time.perf_counter() - began
-        single = [_seconds(lambda: engine.generate(wanted)) for _ in range(TIMED)]
+        single = [seconds(lambda: engine.generate(wanted)) for _ in range(TIMED)]
         rounds = max(1, min(32, int(1.0 / median(single))))
-        streamed = [_seconds(lambda: engine.generate(wanted * rounds)) for _ in range(3)]
+        streamed = [seconds(lambda: engine.generate(wanted * rounds)) for _ in range(3)]
     row = {"what": f"{name} batch {batch} {conv}", "network": name, "batch": batch, "conv": conv, "steps": settings["steps"]}
     row |= {"guidance": settings["guidance"], "latency_s": median(single), "latency_min_s": min(single), "n": TIMED}
     row |= {
@@ -195,7 +200,8 @@ def _timed(name: str, model: str, batch: int, conv: str) -> dict[str, Any]:
     return {**row, "peak_bytes": torch.cuda.max_memory_allocated()}
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable[[], object]) -> float:
+    """What ``work`` takes by the clock."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began

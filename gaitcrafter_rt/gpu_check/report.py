@@ -80,9 +80,13 @@ def tables(name: str, found: dict[str, Any]) -> list[str]:
         return networks(found)
     if name == "engine":
         return engine(found)
+    if name == "backends":
+        return backends(found)
     if name == "peers":
-        rows = [[r["peer"], r.get("batch", ""), r.get("dtype", ""), _ms(r), _e(r.get("largest_error"))] for r in found["rows"]]
-        return table(["peer", "batch", "dtype", "ms per network call", "largest error"], rows)
+        ran = [r for r in found["rows"] if "absent" not in r]
+        rows = [[r["peer"], r["batch"], r["dtype"], _ms(r), _e(r.get("largest_error"))] for r in ran]
+        absent = [f"- {r['peer']}: {r['absent']}" for r in found["rows"] if "absent" in r]
+        return table(["peer", "batch", "dtype", "ms per network call", "largest error"], rows) + [*absent, ""] * bool(absent)
     return []
 
 
@@ -111,6 +115,19 @@ def engine(found: dict[str, Any]) -> list[str]:
          f"{r['first_call_s']:.1f}", f"{r['peak_bytes'] / 1e9:.2f}"] for r in found.get("speed", []) if "network" in r
     ]  # fmt: skip
     return lines + table(head, rows)
+
+
+def backends(found: dict[str, Any]) -> list[str]:
+    """What the backends section found, and what was not there."""
+    rows = []
+    for r in found["rows"]:
+        bits = "none" if not any(r["bits"].values()) else "; ".join(f"{n} {what}" for what, n in r["bits"].items() if n)
+        speeds = [f"{v['latency_s'] * 1e3:.1f} ms, {v['clips_per_s']:.0f}/s" for v in r["speed"].values()]
+        rows.append([r["what"], r["runtime"], f"{r['pixels']:.5f}", bits, f"{r['first_call_s']:.1f}", *speeds])
+    batches = [f"batch {b}: a call, clips" for b in found["rows"][0]["speed"]] if rows else []
+    head = ["backend", "runtime", "pixels equal to the native engine's in fp32", "clips with other bits", "first call s", *batches]
+    absent = [f"- {r['what']}: {r['why']}" for r in found["absent"]]
+    return table(head, rows) * bool(rows) + [*absent, ""] * bool(absent)
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -159,4 +176,4 @@ def _ms(timing: dict[str, Any] | None) -> str:
         return ""
     if "us" not in timing:
         return f"absent: {timing['absent']}"
-    return f"{timing['us'] / 1e3:.3f}" + ("" if timing["graph"] else " (no graph)")
+    return f"{timing['us'] / 1e3:.3f}" + ("" if timing.get("graph", True) else " (no graph)")

@@ -18,6 +18,7 @@ from gaitcrafter_rt.kernels.launch import recording
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+FIXTURES = ROOT / "tests" / "fixtures"
 
 
 def test_without_a_gpu_it_says_so_in_one_line(tmp_path: Path) -> None:
@@ -78,3 +79,47 @@ def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         verdicts[how] = row["why"]
     assert verdicts["right"] == "" and "error" in verdicts["off"] and "not finite" in verdicts["nan"]
     assert verdicts["restless"] and verdicts["dies"] == "RuntimeError: out of registers"
+
+
+def test_other_backends_run_or_say_why_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """ONNX Runtime on the CPU stands for all of them: one that agrees, one that does not, one that is absent, one that dies."""
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    from gaitcrafter_rt.gpu_check import backends
+    from gaitcrafter_rt.gpu_check.backends import Contestant
+
+    exports = FIXTURES / "exports"
+    monkeypatch.setattr(backends, "BATCHES", (1, 2))
+    monkeypatch.setattr(backends, "FIXED", 2)
+    monkeypatch.setattr(backends.Models, "onnx", lambda self, kind: exports / kind)
+    contestants = [("right", "cpu", "tiny-walker-fp32"), ("absent", "cuda", "tiny-walker-fp32"), ("none", "cpu", "nowhere")]
+    monkeypatch.setattr(backends, "CONTESTANTS", [Contestant(name, "onnxruntime", *rest) for name, *rest in contestants])
+    wanted = [{"identity": "001"}, {"view": "090"}, {}] * 3
+    found = backends.section(FIXTURES / "tiny-walker", wanted)
+    (row,) = found["rows"]
+    assert row["pixels"] > 0.999 and not any(row["bits"].values()) and set(row["speed"]) == {1, 2}
+    assert all(v["clips_per_s"] > 0 for v in row["speed"].values())
+    assert [a["what"] for a in found["absent"]] == ["absent, tiny-walker-fp32"] and "onnx-gpu" in found["absent"][0]["why"]
+    assert [text.split(":")[0] for text in found["failures"]] == ["none, nowhere"]
+    text = "\n".join(report.tables("backends", found))
+    assert "| right, tiny-walker-fp32 | onnxruntime" in text and "- absent, tiny-walker-fp32: device 'cuda'" in text
+    # A backend whose bits depend on the batch, where it promises otherwise, and one that makes other clips.
+    monkeypatch.setattr(backends, "equal_bits", lambda a, b: 3)
+    monkeypatch.setattr(backends, "compared", lambda a, b: {"pixels": 0.5, "iou": 0.5})
+    monkeypatch.setattr(backends, "CONTESTANTS", [Contestant("wrong", "onnxruntime", "cpu", "tiny-walker-fp32", any_batch=True)])
+    found = backends.section(FIXTURES / "tiny-walker", wanted)
+    assert len(found["failures"]) == 5 and "0.50000 of the pixels" in found["failures"][-1]
+
+
+def test_peers_that_are_absent_are_named() -> None:
+    from gaitcrafter_rt.gpu_check import peers
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU; make gpu-check is the test")
+    found = peers.section([1])
+    assert not found["failures"]
+    assert [r["peer"] for r in found["rows"]] == ["ONNX Runtime CUDA", "ONNX Runtime TensorRT", "TensorRT"]
+    assert all(r["absent"] for r in found["rows"])
+    text = "\n".join(report.tables("peers", found))
+    assert "- TensorRT: building TensorRT engines needs the extra 'tensorrt'" in text
+    rows = [{"peer": "TensorRT", "batch": 1, "dtype": "fp16", "us": 1500.0, "largest_error": 0.01}]
+    assert "| TensorRT | 1 | fp16 | 1.500 | 1.00e-02 |" in report.tables("peers", {"rows": rows})
