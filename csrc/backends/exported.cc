@@ -102,7 +102,11 @@ Exported read_export(const std::string& folder) {
   std::string graph, exact;
   top.read("model_sha256", out.model_sha256, 64, 64);
   top.read_name("precision", out.precision,
-                {{"fp32", std::string("fp32")}, {"fp16", std::string("fp16")}, {"bf16", std::string("bf16")}});
+                {{"fp32", std::string("fp32")},
+                 {"fp16", std::string("fp16")},
+                 {"bf16", std::string("bf16")},
+                 {"int8", std::string("int8")},
+                 {"fp8", std::string("fp8")}});
   top.read("batch", out.batch, 0, 256);
   top.read("graph", graph, 1, 128);
   const nlohmann::json* exact_graph = top.find("exact_graph");

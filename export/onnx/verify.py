@@ -1,7 +1,7 @@
 """An export against torch: the network's output and whole clips, on a CPU.
 
-fp32 and fp16 graphs run on ONNX Runtime, bf16 graphs on OpenVINO (extra ``openvino``), since ONNX Runtime's CPU provider lacks
-most bf16 operations. OpenVINO is asked to compute in fp32 what it may: its own bf16 kernels are not what is verified.
+Graphs run on ONNX Runtime, but bf16 ones on OpenVINO (extra ``openvino``), since ONNX Runtime's CPU provider lacks most bf16
+operations. OpenVINO is asked to compute in fp32 what it may: its own bf16 kernels are not what is verified.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ...install import native
 from ...nn.denoiser import load_unet
 from ...nn.unet import UNet3D
 from ...package import WEIGHTS, check_sums
+from .quantise import KINDS, quantised_torch, read_scales
 
 # fp32 sums run in another order. A lower precision may lose at most twice what eager torch loses in it.
 FP32_DIFFERENCE = 1e-5  # of the output's norm
@@ -36,7 +37,8 @@ LOW = {"fp16": torch.float16, "bf16": torch.bfloat16}
 class Verification:
     """``largest`` and ``relative`` compare one network call with torch in fp32: the largest difference of a value, and the norm of
     all differences as a share of the output's. ``agreement`` is the share of equal pixels in ``clips`` whole clips.
-    ``eager_relative`` and ``eager_agreement`` are those of torch itself in that precision; 0 and 1 for fp32."""
+    ``eager_relative`` and ``eager_agreement`` are those of torch itself in that precision (int8 and fp8: with the same scales);
+    0 and 1 for fp32."""
 
     runtime: str
     precision: str
@@ -69,7 +71,7 @@ def verify_export(folder: str | os.PathLike[str], model: str | os.PathLike[str],
     name, graph = (_openvino if exported.manifest.precision == "bf16" else _onnx_runtime)(exported, batch)
     networks = {"torch": _torch(load_unet(model)), "graph": graph}
     if exported.manifest.precision != "fp32":
-        networks["eager"] = _torch(load_unet(model), LOW[exported.manifest.precision])
+        networks["eager"] = _eager(load_unet(model), exported)
     config = exported.config
     given = spread(config, max(clips, batch))
     x, t, conditions = _one_call(config, exported, given, batch, seed)
@@ -131,8 +133,17 @@ def _clips(network: Network, exported: Exported, given: ConditionTable, batch: i
     return packed
 
 
-def _torch(model: UNet3D, dtype: torch.dtype = torch.float32) -> Network:
-    low = copy.deepcopy(model).to(dtype)
+def _eager(model: UNet3D, exported: Exported) -> Network:
+    """The same network in plain torch in the graph's precision."""
+    precision = exported.manifest.precision
+    if precision not in KINDS:
+        return _torch(model, LOW[precision])
+    low = quantised_torch(copy.deepcopy(model), read_scales(exported.graph), precision)
+    return _torch(model, torch.float16, low)
+
+
+def _torch(model: UNet3D, dtype: torch.dtype = torch.float32, low: UNet3D | None = None) -> Network:
+    low = copy.deepcopy(model).to(dtype) if low is None else low
 
     @torch.no_grad()
     def call(x: np.ndarray, t: np.ndarray, conditions: Arrays, exact: bool) -> np.ndarray:

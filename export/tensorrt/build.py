@@ -47,13 +47,15 @@ class Profile:
 
 @dataclass(frozen=True)
 class Flags:
-    """What else decides what is built, as part of the key. ``tf32`` lets fp32 products round their inputs to 10 bits."""
+    """What else decides what is built, as part of the key. ``tf32`` lets fp32 products round their inputs to 10 bits; ``plugins``
+    puts our Triton kernels in place of norms (plugins.py)."""
 
     tf32: bool = False
+    plugins: bool = False
     level: int = OPTIMISATION_LEVEL
 
     def __str__(self) -> str:
-        return f"tf32={int(self.tf32)} level={self.level}"
+        return f"tf32={int(self.tf32)} level={self.level}" + " plugins=1" * self.plugins
 
 
 def logger(library: Library) -> Any:
@@ -77,12 +79,14 @@ def logger(library: Library) -> Any:
 
 
 def build(
-    library: Library, graph: Path, profiles: Sequence[Profile], chip: int | None, flags: Flags, timings: bytes = b""
-) -> tuple[bytes, bytes]:
+    library: Library, graph: Path, profiles: Sequence[Profile], chip: int | None, flags: Flags, timings: bytes = b"",
+    capability: int = 0,
+) -> tuple[bytes, bytes]:  # fmt: skip
     """The serialised engine of ``graph``, and the timing cache after it (empty for tensorrt_rtx, which has none).
 
-    ``chip`` is a compute capability for tensorrt_rtx, and None for TensorRT, which takes the GPU of this machine. Raises
-    ModelFormatError if the parser refuses the graph, CapabilityError for a chip that the library lacks or a build that fails.
+    ``chip`` is a compute capability for tensorrt_rtx, and None for TensorRT, which takes the GPU of this machine; plugins are
+    compiled for ``capability``. Raises ModelFormatError if the parser refuses the graph, CapabilityError for a chip that the
+    library lacks or a build that fails.
     """
     said = logger(library)
     trt = library.module
@@ -91,7 +95,7 @@ def build(
         builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)), library, said, "making a network"
     )
     parser = _there(trt.OnnxParser(network, said), library, said, "making a parser")
-    with graph_for(library, graph) as path:
+    with graph_for(library, graph, capability if flags.plugins else 0) as path:
         if not parser.parse_from_file(os.fspath(path)):
             found = [parser.get_error(i) for i in range(parser.num_errors)]
             errors = dict.fromkeys(f"{e.node_operator()}: {e.desc()}" for e in found if e is not None)

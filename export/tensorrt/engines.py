@@ -64,7 +64,9 @@ def engine_for(
         if found is not None:
             return Built(found, cache.path(key), True, key)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{key['library']}-{key['gpu']}")
-    engine, timings = build(library, graph, profiles, chip, flags, b"" if cache is None else cache.timings(name))
+    capability = target.capability if isinstance(target, Gpu) else target
+    before = b"" if cache is None else cache.timings(name)
+    engine, timings = build(library, graph, profiles, chip, flags, before, capability)
     path = None
     if cache is not None:
         path = cache.keep(key, engine)

@@ -13,10 +13,10 @@ from .library import Library
 
 
 @contextmanager
-def graph_for(library: Library, graph: Path) -> Iterator[Path]:
+def graph_for(library: Library, graph: Path, plugins: int = 0) -> Iterator[Path]:
     """``graph`` itself, or a rewritten copy. TensorRT-RTX 1.7 has no transposed convolution in bf16: there it runs in fp32, on the
-    same weights, and its result is rounded to bf16."""
-    if library.name != "tensorrt_rtx":
+    same weights, and its result is rounded to bf16. ``plugins``, a compute capability, puts our kernels in (plugins.py)."""
+    if library.name != "tensorrt_rtx" and not plugins:
         yield graph
         return
     try:
@@ -25,11 +25,17 @@ def graph_for(library: Library, graph: Path) -> Iterator[Path]:
         raise MissingExtraError.for_extra("onnx", "rewriting a graph for TensorRT", e.name) from e
     model = onnx.load(graph, load_external_data=False)
     bf16 = any(t.data_type == onnx.TensorProto.BFLOAT16 for t in model.graph.initializer)
-    if not bf16 or all(n.op_type != "ConvTranspose" for n in model.graph.node):
+    upsamples = library.name == "tensorrt_rtx" and bf16 and any(n.op_type == "ConvTranspose" for n in model.graph.node)
+    if not upsamples and not plugins:
         yield graph
         return
     model = onnx.load(graph)
-    upsample_in_fp32(onnx, model)
+    if upsamples:
+        upsample_in_fp32(onnx, model)
+    if plugins:
+        from .plugins import insert_norms, register
+
+        register(library, insert_norms(model), plugins)
     with tempfile.TemporaryDirectory(prefix="gaitcrafter-") as folder:  # 0700
         path = Path(folder) / graph.name
         onnx.save(model, path, save_as_external_data=True, location=f"{graph.name}.data")

@@ -28,7 +28,7 @@ LARGEST_MANIFEST = 16 << 20
 # A network call runs on the fp32 graph if the sampler multiplies its output by more than this (csrc/engine/cpu_backend.h).
 EXACT_AMPLIFICATION = 32.0
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
 
 

@@ -25,6 +25,7 @@ EXTRAS = {
     "onnx-gpu": ("onnx", "onnxruntime-gpu"),
     "tensorrt": ("tensorrt", "onnx"),
     "tensorrt-rtx": ("tensorrt-rtx-cu13", "onnx"),
+    "modelopt": ("nvidia-modelopt",),
     "video": ("imageio-ffmpeg",),
     "lance": ("pylance",),
     "ray": ("ray", "pyarrow"),

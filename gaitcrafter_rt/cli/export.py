@@ -56,14 +56,19 @@ def kernels(model: str, out: Path, precision: str, arch: tuple[str, ...], jobs: 
 @export.command()
 @click.argument("model")
 @click.argument("out", type=FOLDER)
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
-              help="Type of weights and activations; the graph's inputs and output are fp32 in all.")  # fmt: skip
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8", "fp8"]), default="fp32", show_default=True,
+              help="Type of weights and activations; the graph's inputs and output are fp32 in all. int8 and fp8: of the 3x3 "
+                   "convolutions, the rest is fp16 (extra modelopt).")  # fmt: skip
 @click.option("--batch", default="dynamic", show_default=True, metavar="N|dynamic", help="Clips per call: 1 to 256, or any number.")
 @click.option("--external-data", is_flag=True, help="Weights beside the graph, in model.onnx.data; above 1 GiB they always are.")
 @click.option("--verify", is_flag=True, help="Then compare it with torch: one network call, and whole clips.")
 @click.option("--clips", default=4, show_default=True, help="Clips of --verify, 1 to 256.")
+@click.option("--calibration-clips", default=8, show_default=True, help="int8, fp8: clips whose values set the scales.")
 @json_option
-def onnx(model: str, out: Path, precision: str, batch: str, external_data: bool, verify: bool, clips: int, as_json: bool) -> int:
+def onnx(
+    model: str, out: Path, precision: str, batch: str, external_data: bool, verify: bool, clips: int, calibration_clips: int,
+    as_json: bool,
+) -> int:  # fmt: skip
     """Write MODEL as an ONNX graph into the new folder OUT (extras train and onnx).
 
     OUT holds the graph, the model's config and card, and export.json: checksums, inputs, the default sampler as a table. It is what
@@ -81,7 +86,7 @@ def onnx(model: str, out: Path, precision: str, batch: str, external_data: bool,
     from ..export.onnx.verify import verify_export
 
     source = resolve_model(model)
-    folder = export_folder(source, out, precision, _batch(batch), external_data)
+    folder = export_folder(source, out, precision, _batch(batch), external_data, calibration_clips)
     found = verify_export(folder, source, clips) if verify else None
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     if as_json:
@@ -108,9 +113,10 @@ def onnx(model: str, out: Path, precision: str, batch: str, external_data: bool,
 @click.option("--batch", "batch", multiple=True, metavar="N|MIN:OPT:MAX",
               help="Clips per call, an optimisation profile each.  [default: the graph's own, else 8]")  # fmt: skip
 @click.option("--tf32", is_flag=True, help="Let fp32 products round their inputs to TF32.")
+@click.option("--plugins", is_flag=True, help="tensorrt: norms of single images by the package's Triton kernels (extra gpu).")
 @json_option
 def tensorrt(
-    folder: Path, library: str, arch: tuple[str, ...], device: int, batch: tuple[str, ...], tf32: bool, as_json: bool
+    folder: Path, library: str, arch: tuple[str, ...], device: int, batch: tuple[str, ...], tf32: bool, plugins: bool, as_json: bool
 ) -> None:
     """Build TensorRT engines of the ONNX export FOLDER into this user's engine cache (extra tensorrt or tensorrt-rtx).
 
@@ -129,7 +135,7 @@ def tensorrt(
 
     chips = [_chip(text) for text in split_list(arch)]
     built = build_engines(
-        folder, library=library, chips=chips, device=device, batches=split_list(batch), flags=Flags(tf32=tf32)
+        folder, library=library, chips=chips, device=device, batches=split_list(batch), flags=Flags(tf32=tf32, plugins=plugins)
     )
     rows = [
         {"path": None if b.path is None else str(b.path), "bytes": len(b.engine), "found": b.found, "key": b.key} for b in built
