@@ -85,7 +85,7 @@ def test_what_does_not_fit_stays_plain() -> None:
             plugins.insert_norms(model)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_ptx_takes_the_tensors_and_nothing_else(dtype: str, tmp_path: Path) -> None:
     from gaitcrafter_rt.export.cubins import tool
 
