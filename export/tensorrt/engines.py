@@ -42,6 +42,26 @@ def engine_key(
     }  # fmt: skip
 
 
+def find_engine(
+    library: Library, exported: Exported, graph: Path, target: Gpu | int, profiles: Sequence[Profile], flags: Flags | None = None
+) -> Built | None:
+    """The engine that the cache has, if it holds what it must; arguments as of ``engine_for``."""
+    root = cache_root()
+    if root is None:
+        return None
+    key = engine_key(library, exported, graph, _target_text(target), profiles, flags or Flags())
+    cache = EngineCache(root)
+    try:
+        found = cache.find(key)
+    except DataFormatError:
+        return None
+    return None if found is None else Built(found, cache.path(key), True, key)
+
+
+def _target_text(target: Gpu | int) -> str:
+    return f"sm_{target}" if isinstance(target, int) else str(target)
+
+
 def engine_for(
     library: Library, exported: Exported, graph: Path, target: Gpu | int, profiles: Sequence[Profile], flags: Flags | None = None
 ) -> Built:
@@ -53,16 +73,11 @@ def engine_for(
     chip = None if isinstance(target, Gpu) else target
     if chip is not None:
         library.chip(chip)  # before anything is parsed
-    key = engine_key(library, exported, graph, str(target) if chip is None else f"sm_{chip}", profiles, flags)
+    if (found := find_engine(library, exported, graph, target, profiles, flags)) is not None:
+        return found
+    key = engine_key(library, exported, graph, _target_text(target), profiles, flags)
     root = cache_root()
     cache = None if root is None else EngineCache(root)
-    if cache is not None:
-        try:
-            found = cache.find(key)
-        except DataFormatError:
-            found = None
-        if found is not None:
-            return Built(found, cache.path(key), True, key)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{key['library']}-{key['gpu']}")
     capability = target.capability if isinstance(target, Gpu) else target
     before = b"" if cache is None else cache.timings(name)

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-from ..errors import CapabilityError, InternalError, InvalidRequestError, MissingExtraError, OutOfMemoryError
+from ..errors import (
+    CapabilityError,
+    GaitcrafterError,
+    InternalError,
+    InvalidRequestError,
+    MissingExtraError,
+    OutOfMemoryError,
+    error_for_code,
+)
 from .cubin import find_cudart
 
 # cudaDeviceAttr: processors, second-level cache in bytes, memory bus in bits, compute capability.
@@ -122,3 +133,29 @@ def device_number(device: str, backend: str) -> int:
     if kind != "cuda" or (colon and not (number.isascii() and number.isdigit() and len(number) < 6)):
         raise InvalidRequestError(f'device is {device!r:.80}; backend "{backend}" takes "cuda" or "cuda:0", "cuda:1", ...')
     return int(number or 0)
+
+
+def gpu_elsewhere(device: int) -> Gpu:
+    """As ``open_cuda().gpu(device)``, asked by a process of its own: CUDA does not survive a fork, and this process may fork later.
+
+    Raises what that raises.
+    """
+    done = subprocess.run([sys.executable, "-m", __name__, str(device)], capture_output=True, text=True, timeout=300)
+    try:
+        found = json.loads(done.stdout)
+    except ValueError as e:
+        raise InternalError(f"asking CUDA for its GPUs gave no answer: {done.stderr.strip()[-400:]}") from e
+    if "error" in found:
+        raise error_for_code(found["error"], found["message"])
+    return Gpu(**found)
+
+
+def _main(device: int) -> None:
+    try:
+        print(json.dumps(asdict(open_cuda().gpu(device))))
+    except GaitcrafterError as e:
+        print(json.dumps({"error": e.code, "message": str(e)}))
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]))

@@ -1,14 +1,17 @@
 """Backend "tensorrt": an exported graph by a TensorRT engine of this machine's cache, which is built if it is not there.
 
 "tensorrt-cpp" runs the same engines by libgaitcrafter (csrc/backends/tensorrt), where it was built with them. Before anything of
-TensorRT is touched, CUDA is asked which GPU there is: without a driver TensorRT's first call crashes. Opening therefore uses the
-GPU, and a process that forks must open afterwards.
+TensorRT is touched, CUDA is asked which GPU there is: without a driver TensorRT's first call crashes. Processes of their own ask
+and build, so that one that opened an engine may fork; "tensorrt-cpp" asks in this one, and must be opened after a fork.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CapabilityError, InternalError, InvalidRequestError
+from ..errors import CapabilityError, InternalError, InvalidRequestError, error_for_code
 from ..export.tensorrt.build import Flags, Profile, logger
-from ..export.tensorrt.engines import engine_for
+from ..export.tensorrt.cache import cache_root
+from ..export.tensorrt.engines import engine_for, find_engine
 from ..export.tensorrt.library import Library, open_library
 from . import Options, Runner, open_native
-from .cudart import Cuda, device_number, open_cuda
+from .cudart import Cuda, Gpu, device_number, gpu_elsewhere, open_cuda
 from .graph_runner import GraphRunner
 from .table_loop import Arrays
 
@@ -41,21 +45,27 @@ class EngineRunner(GraphRunner):
             raise InvalidRequestError("isa, library and plan are not for backend 'tensorrt'; it runs the installed package")
         self.device = device_number(options.device, self.name)
         super().__init__(path, options)
-        self.cuda = open_cuda()
-        gpu = self.cuda.gpu(self.device)
+        gpu = gpu_elsewhere(self.device)
         self.library = open_library()
-        profile = Profile(self.batch, self.batch, self.batch)
         graphs = {False: self.exported.graph} | ({True: self.exported.exact_graph} if self.exported.exact_graph else {})
-        engines = {e: engine_for(self.library, self.exported, graph, gpu, [profile], Flags()).engine for e, graph in graphs.items()}
+        engines = {exact: self._engine(graph, gpu) for exact, graph in graphs.items()}
         # Two builds of one network can differ in bits, so that the engines and not the graphs are what runs.
         each = "".join(hashlib.sha256(engine).hexdigest() for engine in engines.values())
         self.info = self.describe(
             device=options.device, backend_sha256=hashlib.sha256(each.encode()).hexdigest(),
             runtime=f"tensorrt {self.library.version} (Python)",
         )  # fmt: skip
-        self._owner = os.getpid()
+        self.cuda: Cuda | None = None
         self._waiting = engines
         self._sessions: dict[bool, EngineSession] = {}
+
+    def _engine(self, graph: Path, gpu: Gpu) -> bytes:
+        profile = Profile(self.batch, self.batch, self.batch)
+        if cache_root() is None:
+            self._owner = os.getpid()  # built here, so that this process has used CUDA
+        elif find_engine(self.library, self.exported, graph, gpu, [profile]) is None:
+            build_elsewhere(self.exported.folder, self.device, self.batch)
+        return engine_for(self.library, self.exported, graph, gpu, [profile], Flags()).engine
 
     def close(self) -> None:
         super().close()
@@ -65,10 +75,24 @@ class EngineRunner(GraphRunner):
 
     def call(self, x: np.ndarray, t: np.ndarray, conditions: Arrays, exact: bool) -> np.ndarray:
         exact = exact and self.exported.exact_graph is not None
+        self.cuda = self.cuda or open_cuda()
         self.cuda.use(self.device)
         if exact not in self._sessions:
             self._sessions[exact] = EngineSession(self.library, self.cuda, self._waiting.pop(exact))
         return self._sessions[exact].run({"x": x, "t": t, **conditions})
+
+
+def build_elsewhere(folder: Path, device: int, batch: int) -> None:
+    """Build the engines of an export into the cache by ``gaitcrafter-rt export tensorrt``. Raises what that raises."""
+    command = ["export", "tensorrt", str(folder), "--device", str(device), "--batch", str(batch), "--json"]
+    done = subprocess.run([sys.executable, "-m", "gaitcrafter_rt", *command], capture_output=True, text=True)
+    if done.returncode == 0:
+        return
+    try:
+        found = json.loads(done.stdout)["error"]
+    except (ValueError, KeyError) as e:
+        raise InternalError(f"building an engine of {folder} died ({done.returncode}): {done.stderr.strip()[-400:]}") from e
+    raise error_for_code(found["code"], found["message"])
 
 
 class EngineSession:

@@ -21,8 +21,8 @@ from gaitcrafter_rt.backends.exported import read_export
 from gaitcrafter_rt.errors import CapabilityError, InternalError, InvalidRequestError, MissingExtraError, OutOfMemoryError
 from gaitcrafter_rt.export.tensorrt.build import Flags, Profile
 from gaitcrafter_rt.export.tensorrt.cache import key_hash
-from gaitcrafter_rt.export.tensorrt.engines import engine_key
-from gaitcrafter_rt.export.tensorrt.library import Library
+from gaitcrafter_rt.export.tensorrt.engines import engine_for, engine_key
+from gaitcrafter_rt.export.tensorrt.library import Library, open_library
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 WALKER, PAPER = FIXTURES / "exports" / "tiny-walker-fp32", FIXTURES / "exports" / "tiny-paper-fp16"
@@ -92,9 +92,14 @@ class Machine:
         self.trt.inputs = {"x": (-1, 1, 6, 32, 32), "t": (-1,), "weights.view": (-1, 3)}
         self.trt.engine = self.engine  # type: ignore[method-assign]
         patch.setattr(backend, "open_cuda", lambda: cudart.Cuda(self.cudart))
+        patch.setattr(backend, "gpu_elsewhere", lambda device: cudart.Cuda(self.cudart).gpu(device))
         patch.setitem(sys.modules, "tensorrt", self.trt.module)
         patch.setenv("GAITCRAFTER_CACHE", "off")
         self.folder = WALKER
+
+    @property
+    def gpu(self) -> cudart.Gpu:
+        return cudart.Cuda(self.cudart).gpu(0)
 
     def engine(self, serialised: bytes) -> Any:
         """An engine that runs the graph named in it."""
@@ -224,11 +229,43 @@ def test_requests_that_make_no_sense_are_refused(machine: Machine) -> None:
     assert not machine.trt.calls
 
 
-def test_a_process_that_forked_opens_its_own(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = gc.Engine(WALKER, backend="tensorrt", device="cuda", batch=2)
+def test_a_process_that_built_must_not_fork_and_one_that_found_may(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine = gc.Engine(WALKER, backend="tensorrt", device="cuda", batch=2)  # no cache: built by this process
     monkeypatch.setattr("os.getpid", lambda: 1)
     with pytest.raises(InvalidRequestError, match="before the process forked"):
         engine.generate({})
+    monkeypatch.undo()
+    again = Machine(monkeypatch)
+    monkeypatch.setenv("GAITCRAFTER_CACHE", str(tmp_path))
+    asked: list[tuple[object, ...]] = []
+
+    def build(folder: Path, device: int, batch: int) -> None:
+        asked.append((folder, device, batch))
+        exported = read_export(folder)
+        engine_for(open_library(), exported, exported.graph, again.gpu, [Profile(batch, batch, batch)])
+
+    monkeypatch.setattr(backend, "build_elsewhere", build)
+    for _ in range(2):
+        engine = gc.Engine(WALKER, backend="tensorrt", device="cuda", batch=2)
+    assert asked == [(WALKER, 0, 2)] and "cudaMalloc" not in again.cudart.calls and not again.cudart.streams
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    engine.generate({}, steps=2)  # the first use of the GPU is after the fork
+
+
+def test_what_another_process_was_asked_comes_back_as_a_typed_error(tmp_path: Path) -> None:
+    try:
+        cudart.open_cuda().gpu(0)
+    except (CapabilityError, MissingExtraError) as e:
+        with pytest.raises(type(e), match=re.escape(str(e))):
+            cudart.gpu_elsewhere(0)
+        with pytest.raises(type(e), match=re.escape(" ".join(str(e).split()))):
+            backend.build_elsewhere(WALKER, 0, 2)
+    else:
+        assert cudart.gpu_elsewhere(0) == cudart.open_cuda().gpu(0)
+    with pytest.raises(InvalidRequestError, match=r"not within 1..256"):
+        backend.build_elsewhere(WALKER, 0, 999)
 
 
 def test_the_key_is_that_of_the_cpp_side() -> None:

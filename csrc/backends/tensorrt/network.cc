@@ -144,7 +144,7 @@ class TrtNetwork final : public Network {
       throw Error(
           Status::kInvalidRequest,
           "this engine was opened before the process forked, and CUDA does not survive that; open it in the new "
-          "process");
+          "process (a bulk job: --workers 0)");
     }
     check_cuda(api_, api_.SetDevice(device_), "taking GPU " + std::to_string(device_));
     for (Part& part : parts_) {
