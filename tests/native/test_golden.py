@@ -70,7 +70,7 @@ def test_other_processors(cpu: str, isa: str) -> None:
         "print(_native.isa(), worst_error('tiny-walker'), worst_error('tiny-maps'))"
     )
     command = [qemu, "-cpu", cpu, sys.executable, "-c", code]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parent, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=1200, cwd=Path(__file__).parent, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
     got_isa, *errors = run.stdout.split()
     assert got_isa == isa
