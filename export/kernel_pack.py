@@ -17,7 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+try:
+    import torch
+except ImportError as e:
+    from ..errors import MissingExtraError
+
+    raise MissingExtraError.for_extra("gpu", "exporting the GPU kernels", e.name) from e
 
 from ..config import ModelConfig
 from ..errors import CapabilityError, InvalidRequestError
@@ -26,7 +31,7 @@ from ..kernels.launch import Launch
 from ..nn.denoiser import load_unet
 from ..nn.fused import FusedUNet
 from ..package import CARD, CHECKSUMS, CONFIG, WEIGHTS, check_sums
-from .cubins import PTX_CAPABILITY, SHARED_LIMITS, Kernel, compile_launch, key_of, require_triton
+from .cubins import PTX_CAPABILITY, PTX_SHARED_LIMIT, SHARED_LIMITS, Kernel, compile_launch, key_of, require_triton
 from .program import Buffer, Call, Program, packed_weights, record_program
 
 FORMAT, FORMAT_VERSION = "gaitcrafter-kernels", 1
@@ -65,11 +70,11 @@ def chips_of(names: Sequence[str]) -> list[str]:
 def compile_image(launch: Launch, chip: str) -> Image:
     """By Triton. Raises MissingExtraError without it, CapabilityError for a kernel that the chip cannot run."""
     kernel: Kernel = compile_launch(launch, PTX_CAPABILITY if chip == PTX else int(chip))
-    limit = SHARED_LIMITS[kernel.capability]
+    limit = PTX_SHARED_LIMIT if chip == PTX else SHARED_LIMITS[kernel.capability]
     if kernel.shared > limit or kernel.scratch:
         raise CapabilityError(
             f"{kernel.name} takes {kernel.shared} bytes of shared memory and {kernel.scratch} of scratch; "
-            f"sm_{kernel.capability} has {limit} and none"
+            f"{'the least that PTX may meet' if chip == PTX else f'sm_{kernel.capability}'} has {limit} and none"
         )
     code = (kernel.ptx + "\0").encode() if chip == PTX else kernel.cubin
     return Image(code, kernel.entry, kernel.warps, kernel.shared)
@@ -87,6 +92,7 @@ def write_kernel_pack(
     if precision not in PRECISIONS:
         raise InvalidRequestError(f"precision is {precision!r}; allowed are {', '.join(PRECISIONS)}")
     chips, folder, dtype = chips_of(chips), Path(model), PRECISIONS[precision]
+    made_with = _compiler(compiler)
     check_sums(folder)
     plain = load_unet(folder)
     needs_exact = plain.config.diffusion.prediction == "eps" and dtype != torch.float32
@@ -102,7 +108,7 @@ def write_kernel_pack(
         table = _write_images(place, kernels, chips, compiler, jobs, report)
         manifest = {
             "format": FORMAT, "format_version": FORMAT_VERSION, "model_sha256": _sha256(place / MODEL / WEIGHTS),
-            "precision": precision, "compiler": _compiler(compiler), **describe(program, plain.config),
+            "precision": precision, "compiler": made_with, **describe(program, plain.config),
             "images": [_image_entry(chip) for chip in chips],
             "kernels": [
                 {"key": key, "name": launch.name, "pointers": _pointers(launch), "code": table[key]}

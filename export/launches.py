@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from ..config import ModelConfig
+from ..kernels.add_repeated import add_repeated
 from ..kernels.dynamic_limits import dynamic_limits
-from ..kernels.film import film_rows
 from ..kernels.launch import Launch, recording
 from ..kernels.sampler_step import DeviceTable, initial_noise, pack_clips, sampler_step, threshold_level
 from ..nn.fused import FusedUNet
@@ -24,7 +24,7 @@ def network_launches(config: ModelConfig, batch: int, dtype: torch.dtype = torch
         x = torch.empty(batch, u.channels, clip.frames, clip.height, clip.width)
         maps = torch.empty(batch, u.channels, clip.height, clip.width) if len(model.input_maps) else None
         with recording() as recorder:
-            model.denoise(x, film_rows(torch.empty(model.film_width), torch.empty(batch, model.film_width)), maps)
+            model.denoise(x, add_repeated(torch.empty(batch, model.film_width), torch.empty(1, model.film_width)), maps)
     return recorder.launches
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..config import ModelConfig
 from ..errors import InternalError
+from ..kernels.add_repeated import add_repeated
 from ..kernels.dynamic_limits import dynamic_limits
-from ..kernels.film import film_rows
 from ..kernels.launch import Launch, recording
 from ..kernels.sampler_step import initial_noise, pack_clips, sampler_step
 from ..nn.fused import FusedUNet
@@ -125,7 +125,7 @@ def record_program(config: ModelConfig, dtype: torch.dtype, exact: bool = False,
         names = bound.names()
         for name, model in models.items():
             with torch.no_grad(), recording() as recorder:
-                result = model.denoise(bound.x, film_rows(bound.time, bound.conditions), bound.maps, lanes)
+                result = model.denoise(bound.x, add_repeated(bound.conditions, bound.time[None]), bound.maps, lanes)
             made = names | {storage(result): "out"}
             plan = _plan(recorder.launches, made.keys() | weights.known, clips * lanes)
             arena = max(arena, _extent(plan.values()))
@@ -178,9 +178,7 @@ def aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _call(
-    launch: Launch, unit: str, count: int, names: dict[int, str], weights: _Weights, plan: dict[int, Buffer]
-) -> Call:
+def _call(launch: Launch, unit: str, count: int, names: dict[int, str], weights: _Weights, plan: dict[int, Buffer]) -> Call:
     if launch.grid[0] % count:
         raise InternalError(f"{launch.name} takes {launch.grid} programs, which is no multiple of {count} {unit}s")
     arguments = []
@@ -214,9 +212,7 @@ def _plan(launches: list[Launch], known: Iterable[int], lanes: int) -> dict[int,
     placed: dict[int, Buffer] = {}
     for key in sorted(sizes, key=lambda k: (-sizes[k], lives[k][0])):
         first, last = lives[key]
-        taken = sorted(
-            (b.offset, b.offset + b.bytes) for k, b in placed.items() if lives[k][0] <= last and first <= lives[k][1]
-        )
+        taken = sorted((b.offset, b.offset + b.bytes) for k, b in placed.items() if lives[k][0] <= last and first <= lives[k][1])
         at = 0
         for start, end in taken:
             if start - at >= sizes[key]:
@@ -235,7 +231,7 @@ def packed_weights(program: Program, models: dict[str, FusedUNet]) -> bytearray:
     named = {f"{name}.{k}": v for name, model in models.items() for k, v in model.named_buffers()}
     blob = bytearray(program.weight_bytes)
     for name, buffer in program.weights.items():
-        data = named[name].detach().contiguous().view(torch.uint8).numpy().tobytes()
+        data = named[name].detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         if len(data) != buffer.bytes:
             raise InternalError(f"{name} has {len(data)} bytes, the program counts on {buffer.bytes}")
         blob[buffer.offset : buffer.offset + len(data)] = data

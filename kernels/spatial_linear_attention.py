@@ -228,12 +228,14 @@ def launch_linear_attention(qkv: Tensor, to_out: Tensor, bias: Tensor, residual:
     return y
 
 
-LARGEST_LINEAR_ROW = 256  # bytes of a pixel's channels that the fused form takes
+LARGEST_LINEAR_BLOCK_WIDTH = 128  # channels that the fused form takes
 
 
 def linear_block_fits(channels: int, dim_head: int, dtype: torch.dtype) -> bool:
-    """Whether ``linear_block`` takes this attention; wider ones go through a projection and ``linear_attend``."""
-    return padded(channels) * dtype.itemsize <= LARGEST_LINEAR_ROW and dim_head <= 64
+    """Whether ``linear_block`` takes this attention; wider ones, and fp32, whose products in three parts need more registers
+    and shared memory than most chips have, go through a projection and ``linear_attend``.
+    """
+    return dtype.itemsize == 2 and padded(channels) <= LARGEST_LINEAR_BLOCK_WIDTH and dim_head <= 64
 
 
 def pack_linear_block(to_qkv: Tensor, to_out: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -285,9 +287,7 @@ def launch_linear_block(
 
 
 @torch.library.custom_op("gaitcrafter::linear_block", mutates_args=())
-def linear_block(
-    x: Tensor, gamma: Tensor, to_q: Tensor, to_kv: Tensor, to_out: Tensor, bias: Tensor, dim_head: int
-) -> Tensor:
+def linear_block(x: Tensor, gamma: Tensor, to_q: Tensor, to_kv: Tensor, to_out: Tensor, bias: Tensor, dim_head: int) -> Tensor:
     """``x + spatial_linear_attention(channel_layer_norm(x))``; weights from ``pack_linear_block``, see ``linear_block_fits``."""
     if use_kernel(x):
         return launch_linear_block(x, gamma, to_q, to_kv, to_out, bias, dim_head)

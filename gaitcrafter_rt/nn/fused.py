@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.add_repeated import add_repeated
 from ..kernels.pixel_shuffle import shuffle_clips, unshuffle_clips
-from ..kernels.positional_embedding import add_place
 from ..kernels.temporal_attention import position_bias, rotary_tables
 from .fused_blocks import FilmRows, FusedConv, FusedLevel, FusedResnet, FusedSpatialAttention, FusedTemporalAttention, FusedWeights
 from .unet import UNet3D, filled_labels
@@ -68,9 +68,7 @@ class FusedUNet(FusedWeights):
     film_weight: Tensor
     film_bias: Tensor
 
-    def forward(
-        self, x: Tensor, t: Tensor, labels: dict[str, Tensor] | None = None, cond: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, labels: dict[str, Tensor] | None = None, cond: Tensor | None = None) -> Tensor:
         """``x [B, C, F, H, W]`` fp32; arguments and result as ``UNet3D.forward``."""
         labels = filled_labels(self.config, labels or {}, len(x), x.device)
         films = self.time_terms(t) + self.condition_terms(labels, cond, len(x))
@@ -105,7 +103,7 @@ class FusedUNet(FusedWeights):
         y = unshuffle_clips(x, maps, patch, lanes)
         y = self.init_conv(y)[0]
         if self.place is not None:
-            y = add_place(y, self.place.permute(0, 3, 1, 2))
+            y = add_repeated(y, self.place.permute(0, 3, 1, 2))
         return shuffle_clips(self._trunk(y, frames, films), frames, patch)
 
     def _trunk(self, y: Tensor, frames: int, films: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
+from ..kernels.add_repeated import add_repeated
 from ..kernels.dynamic_limits import dynamic_limits
-from ..kernels.film import film_rows
 from ..kernels.sampler_step import DeviceTable, initial_noise, pack_clips, sampler_step, threshold_level
 from ..nn.fused import FusedUNet
 from ..samplers.table import Row
@@ -119,7 +119,7 @@ class Program:
         else:
             x.copy_(self._inputs["noise"])
         for i, row in enumerate(self.rows):
-            films = film_rows(self._time[i], self._inputs["terms"])
+            films = add_repeated(self._inputs["terms"], self._time[i : i + 1])
             network = self._networks.for_row(row)
             out = network.denoise(x.view(self.batch, *self._shape), films, self._inputs.get("maps"), lanes)
             out = out.reshape(self.batch, lanes, self.elements)

@@ -1,14 +1,13 @@
-"""pixel_shuffle.py, film.py and positional_embedding.py under Triton's interpreter: they move and add, to the bit."""
+"""pixel_shuffle.py and add_repeated.py under Triton's interpreter: they move and add, to the bit."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from gaitcrafter_rt.kernels.film import film_rows
+from gaitcrafter_rt.kernels.add_repeated import add_repeated
 from gaitcrafter_rt.kernels.launch import plain_torch
 from gaitcrafter_rt.kernels.pixel_shuffle import shuffle_clips, unshuffle_clips
-from gaitcrafter_rt.kernels.positional_embedding import add_place
 
 # clips, channels, frames, height, width, patch, lanes
 SHAPES = [
@@ -37,12 +36,12 @@ def test_there_and_back(shape: tuple[int, ...], with_maps: bool) -> None:
 
 @pytest.mark.parametrize("width", [1, 2500], ids=["one number", "three programs"])
 def test_film_rows(width: int) -> None:
-    time, conditions = torch.randn(width), torch.randn(3, width)
-    assert torch.equal(film_rows(time, conditions), time + conditions)
+    time, conditions = torch.randn(1, width), torch.randn(3, width)
+    assert torch.equal(add_repeated(conditions, time), time + conditions)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_add_place(dtype: torch.dtype) -> None:
+def test_places(dtype: torch.dtype) -> None:
     """Two programs a clip; one rounding."""
     x, place = (torch.randn(n, 5, 7, 20).to(dtype).permute(0, 3, 1, 2) for n in (6, 3))
-    assert torch.equal(add_place(x, place), x + place.repeat(2, 1, 1, 1))
+    assert torch.equal(add_repeated(x, place), x + place.repeat(2, 1, 1, 1))

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from gaitcrafter_rt.kernels import (
+    add_repeated,
     conv2d,
     dynamic_limits,
-    film,
     group_norm_silu,
     pixel_shuffle,
-    positional_embedding,
     sampler_step,
     spatial_linear_attention,
     temporal_attention,
@@ -27,7 +26,7 @@ from gaitcrafter_rt.kernels import (
 from gaitcrafter_rt.kernels.launch import plain_torch
 
 MODULES = [
-    conv2d, dynamic_limits, film, group_norm_silu, pixel_shuffle, positional_embedding,
+    add_repeated, conv2d, dynamic_limits, group_norm_silu, pixel_shuffle,
     sampler_step, spatial_linear_attention, temporal_attention, temporal_conv,
 ]  # fmt: skip
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
