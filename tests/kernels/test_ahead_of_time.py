@@ -2,47 +2,46 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import operator
+import os
 import re
-from functools import cache
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
-from networks import all_launches
+import torch
 
 pytest.importorskip("triton", reason="needs the extra gpu")
 
 from gaitcrafter_rt.errors import CapabilityError
-from gaitcrafter_rt.export.cubins import SHARED_LIMITS, Kernel, compile_launch, costs, variants
+from gaitcrafter_rt.export import kernel_pack
+from gaitcrafter_rt.export.cubins import compile_launch, variants
+from gaitcrafter_rt.export.kernel_table import TARGETS, Facts, all_launches, measure, measure_all
 from gaitcrafter_rt.kernels.launch import Launch
 
 WITH_PRODUCTS = {"conv2d", "block", "attend", "context", "product", "temporal_conv", "linear", "context_of", "product_of"}
 # They read a few numbers per program, or gather.
 WITHOUT_WIDE_LOADS = {"initial_noise", "affine", "unshuffle", "shuffle"}
 # What multiplies matrices on each chip; small tiles fall back to HMMA everywhere.
-PRODUCTS = {80: {"HMMA"}, 86: {"HMMA"}, 89: {"HMMA"}, 90: {"HGMMA", "HMMA"}, 100: {"UTCHMMA", "HMMA"}, 120: {"HMMA"}}
+PRODUCTS = {
+    "sm_80": {"HMMA"}, "sm_86": {"HMMA"}, "sm_89": {"HMMA"}, "sm_90": {"HGMMA", "HMMA"}, "sm_100": {"UTCHMMA", "HMMA"},
+    "sm_120": {"HMMA"}, "compute_80 on sm_121": {"HMMA"},
+}  # fmt: skip
 OPERATIONS = {  # of values that are never negative
     "muli": operator.mul, "addi": operator.add, "subi": operator.sub, "divsi": operator.floordiv, "remsi": operator.mod,
     "minsi": min, "maxsi": max,
 }  # fmt: skip
 MILLION = 245  # clips of 64x64 sites
+JOBS = len(os.sched_getaffinity(0))
 
 
-@cache
-def cases() -> list[Launch]:
-    return variants(all_launches(MILLION))
-
-
-def check(launch: Launch, capability: int) -> Kernel:
-    kernel = compile_launch(launch, capability)
-    found = costs(kernel)
-    where = f"{launch.name} {launch.constants} sm_{capability}: {found}, {kernel.shared} bytes shared"
-    assert found.spills == 0, where
-    assert kernel.shared <= SHARED_LIMITS[capability], where
-    assert kernel.scratch == 0, where
-    assert found.products.keys() <= PRODUCTS[capability] and bool(found.products) == (launch.name in WITH_PRODUCTS), where
-    if launch.name not in WITHOUT_WIDE_LOADS:
-        assert found.wide_loads > 0, where
-    return kernel
+def check(facts: Facts) -> None:
+    assert facts.spills == 0 and facts.scratch == 0 and facts.shared <= facts.shared_limit, facts
+    assert facts.products.keys() <= PRODUCTS[facts.target] and bool(facts.products) == (facts.name in WITH_PRODUCTS), facts
+    if facts.name not in WITHOUT_WIDE_LOADS:
+        assert facts.wide_loads > 0, facts
 
 
 def check_offsets(ttir: str, programs: tuple[int, int, int]) -> int:
@@ -71,15 +70,32 @@ def check_offsets(ttir: str, programs: tuple[int, int, int]) -> int:
     return compared
 
 
+_cases: list[Launch] = []
+
+
+def _on_one_chip(index: int) -> tuple[Facts, bool]:
+    """Facts of a kernel on sm_90, and whether it has 64-bit offsets; its offsets are checked."""
+    launch = _cases[index]
+    facts = measure(launch, "90", with_registers=False)
+    check(facts)
+    ttir = compile_launch(launch, 90).ttir  # from Triton's cache
+    assert check_offsets(ttir, launch.grid) > 0
+    return facts, max(re.findall(r"tt\.addptr %\w+, %\w+ : !tt\.ptr<\w+>, (i64)", ttir), default="") == "i64"
+
+
+def forked(work: Callable[[int], Any], count: int) -> list[Any]:
+    """``work`` of 0 to ``count`` by all processors; an assertion that fails there fails here."""
+    with multiprocessing.get_context("fork").Pool(JOBS) as pool:
+        return pool.map(work, range(count), chunksize=2)
+
+
 def test_every_kernel_on_one_chip() -> None:
     """No spills, tensor cores where there are products, 16-byte loads, shared memory, and offsets at a million sequences."""
-    names, wide = set(), 0
-    for launch in cases():
-        kernel = check(launch, 90)
-        assert check_offsets(kernel.ttir, launch.grid) > 0
-        names.add(launch.name)
-        wide += max(re.findall(r"tt\.addptr %\w+, %\w+ : !tt\.ptr<\w+>, (i64)", kernel.ttir), default="") == "i64"
-    assert len(names) == 20 and wide > 20
+    _cases[:] = variants(all_launches(MILLION))
+    found = forked(_on_one_chip, len(_cases))
+    assert len({facts.name for facts, _ in found}) == 20 and sum(is_wide for _, is_wide in found) > 20
+    # Where tiles are large enough, the chip's own instructions are used.
+    assert {facts.name for facts, _ in found if "HGMMA" in facts.products} >= {"conv2d", "linear", "product", "product_of", "block"}
 
 
 def test_a_32_bit_offset_would_be_noticed() -> None:
@@ -88,13 +104,44 @@ def test_a_32_bit_offset_would_be_noticed() -> None:
         check_offsets(text, (1000, 1, 1))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"spills": 1}, {"scratch": 8}, {"shared": 101377}, {"wide_loads": 0}, {"products": {}}, {"products": {"HGMMA": 8}}],
+    ids=str,
+)
+def test_each_fault_would_be_noticed(change: dict[str, Any]) -> None:
+    good = Facts("conv2d", "bf16", "sm_86", 4, 128, 0, 99 << 10, 99 << 10, 0, {"HMMA": 16}, 4, 4)
+    check(good)
+    with pytest.raises(AssertionError):
+        check(replace(good, **change))
+
+
 def test_chips_before_tensor_core_bf16_are_refused() -> None:
     with pytest.raises(CapabilityError, match="sm_75 is older than sm_80; there, run the exported ONNX network in fp16"):
-        compile_launch(cases()[0], 75)
+        compile_launch(all_launches()[0], 75)
+
+
+def test_a_pack_refuses_what_a_chip_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PTX may meet a chip with the least shared memory, whatever the chip that it was compiled for has."""
+    launch = next(launch for launch in all_launches() if launch.name == "shuffle")
+    real = compile_launch(launch, 80)
+    for chip, largest in (("80", 163), ("86", 99), ("90", 227), ("ptx", 99)):
+        for kilobytes, scratch in ((largest, 0), (largest + 1, 0), (0, 16)):
+            made = replace(real, capability=80 if chip == "ptx" else int(chip), shared=kilobytes << 10, scratch=scratch)
+            monkeypatch.setattr(kernel_pack, "compile_launch", lambda *_, made=made: made)
+            if (kilobytes, scratch) == (largest, 0):
+                assert kernel_pack.compile_image(launch, chip).shared == kilobytes << 10
+            else:
+                with pytest.raises(
+                    CapabilityError, match=f"takes {kilobytes << 10} bytes of shared memory and {scratch} of scratch"
+                ):
+                    kernel_pack.compile_image(launch, chip)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", sorted(SHARED_LIMITS))
-def test_every_kernel_on_every_chip(capability: int) -> None:
-    for launch in cases():
-        check(launch, capability)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("chip", TARGETS)
+def test_every_kernel_on_every_chip(chip: str, dtype: torch.dtype) -> None:
+    for facts in measure_all(variants(all_launches(MILLION, dtype)), [chip], JOBS):
+        check(facts)
+        assert 0 < facts.registers <= 255, facts
