@@ -23,13 +23,14 @@ from gaitcrafter_rt.export.kernel_pack import PRECISIONS, Image, write_kernel_pa
 from gaitcrafter_rt.export.program import record_program
 from gaitcrafter_rt.kernels.launch import INTERPRETED, Launch
 from gaitcrafter_rt.nn.unet import UNet3D
-from gaitcrafter_rt.package import write_package
+from gaitcrafter_rt.package import read_config, write_package
 
 for place in (str(Path(__file__).parents[2] / "native"), os.environ.get("GAITCRAFTER_TEST_MODULE", "")):
     if list(Path(place).glob("_gc_test*.so")):
         sys.path.insert(0, place)
 _gc_test = pytest.importorskip("_gc_test", reason="needs the module of single ops (tools/cpp-tests.sh)")
 KINDS = {"ddpm": 0, "ddim": 1, "dpmpp_2m": 2, "dpmpp_3m": 3, "unipc": 4}
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 THRESHOLDS = {"none": 0, "clip": 1, "dynamic": 2}
 
 
@@ -120,7 +121,8 @@ def _by_name(clip: int) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def interpreted() -> None:
+def small_grids() -> None:
+    """Lifts the limit on programs; a network has more."""
     assert INTERPRETED
 
 
@@ -144,3 +146,17 @@ def test_exact_rows_dynamic_limits_noise_and_maps_row_by_row(tmp_path: Path) -> 
     again, x0_again = case.gpu(sampler, 2)
     assert np.array_equal(again, packed) and np.array_equal(x0_again, x0)
     assert "GraphLaunch" not in case.engine.calls
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny-paper", "tiny-walker", "rms"])
+def test_every_network(tmp_path: Path, name: str) -> None:
+    """Both presets and the RMSNorm generation, whole: one clip, one row, fp32."""
+    sampler = {"kind": "ddim", "steps": 1, "thresholding": "none", "eta": 0.0, "guidance": 1.0}
+    config = micro("x0", "block_table") if name == "rms" else read_config(FIXTURES / name)
+    if name == "rms":
+        config = config.model_copy(update={"unet": config.unet.model_copy(update={"norm": "rms_norm"})})
+    case = Case(tmp_path, config, "fp32", batch=1)
+    (_, x0), (_, exact) = case.gpu(sampler, 1), case.cpu(sampler, 1)
+    assert np.isfinite(exact).all() and np.abs(exact).max() > 0.1
+    assert np.abs(x0 - exact).max() < 1e-4 * np.abs(exact).max()
