@@ -67,6 +67,8 @@ def open_runner(path: str | os.PathLike[str], options: Options) -> Runner:
     """Open ``path`` on ``options.backend``. Raises InvalidRequestError for an unknown name, and what the backend raises."""
     if options.backend not in BACKENDS:
         raise InvalidRequestError(f"backend is {options.backend!r:.80}; allowed are {', '.join(BACKENDS)}")
+    if options.backend != "torch" and (options.conv != "triton" or not options.graphs):
+        raise InvalidRequestError(f"conv and graphs are for backend 'torch'; backend is {options.backend!r}")
     module, function = BACKENDS[options.backend]
     opener: Callable[[str | os.PathLike[str], Options], Runner] = getattr(import_module(module, __package__), function)
     return opener(path, options)
