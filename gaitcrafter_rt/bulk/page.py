@@ -81,7 +81,7 @@ def page(view: JobView, samples: list[Sample]) -> str:
     origin = f" (trained on {spec.model.training_data})" if spec.model.training_data else ""
     about = (
         f"model {spec.model.name}{origin}; {spec.sampler.get('kind')}, {spec.sampler.get('steps')} steps; seed {spec.seed}; "
-        f"{spec.engine.isa}, {spec.engine.precision} on {spec.engine.device}; plan {view.plan.plan_id[:12]}"
+        f"{spec.engine.made_by}, {spec.engine.precision} on {spec.engine.device}; plan {view.plan.plan_id[:12]}"
     )
     return _PAGE.substitute(
         mark=MARK, title=escape(view.root.absolute().name or str(view.root)), state=view.state, about=escape(about),

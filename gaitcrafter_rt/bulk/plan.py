@@ -69,6 +69,11 @@ class Build(_Part):
     isa: str
     network: Network | None = None
 
+    @property
+    def made_by(self) -> str:
+        """Backend and instruction set for people: ``avx512``, ``torch torch-sm_90-b32``, ``onnxruntime``."""
+        return " ".join(part for part in (self.network.backend if self.network else "", self.isa) if part)
+
     @model_serializer(mode="wrap")
     def _without_none(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Plans of the native engine say nothing of other networks, as those of earlier releases."""

@@ -63,6 +63,7 @@ def _show(view: JobView) -> None:
     share = 100 * (view.clips + view.waiting) / view.clips_total
     waiting = f", {view.waiting} of them in {view.blocks} blocks of shards that are not whole yet" if view.waiting else ""
     lately = "lately" if view.state == "running" else "at the end"
+    made = f"{spec.model.name}, {spec.engine.made_by}, {spec.engine.precision}"
     rows = [
         ("job", f"{view.root}, plan {view.plan.plan_id[:12]}"),
         ("state", view.state + (f", {duration(view.now - view.last)} after its last commit" if view.state != "complete" else "")),
@@ -71,7 +72,7 @@ def _show(view: JobView) -> None:
         ("rate", "too little to tell" if rate is None else f"{rate:.2f} clips per second {lately}"),
         ("left", "unknown" if left is None else "nothing" if view.complete else duration(left)),
         ("at work", f"{len(view.working)} shards have a living lease" + _ages(view)),
-        ("made with", f"{spec.model.name}, {spec.engine.isa}, {spec.engine.precision}; {view.engine_seconds:.0f} engine seconds"),
+        ("made with", f"{made}; {view.engine_seconds:.0f} engine seconds"),
         ("hosts", ", ".join(f"{host} {n}" for host, n in view.hosts.most_common(8)) or "none"),
         ("flags", ", ".join(f"{name} {n}" for name, n in sorted(view.quality.items())) or "none"),
         ("quarantined", f"{len(view.quarantined)}, {view.retries} retries"),

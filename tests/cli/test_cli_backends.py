@@ -63,6 +63,7 @@ def test_a_bulk_job_is_made_by_the_backend_and_its_plan_says_so(run: Run, tmp_pa
     # The plan knows backend and batch: resuming and verifying need neither.
     del job[job.index("--backend") : job.index("--backend") + 2], job[-2:]
     assert run.json(*job)["made"] == 0
+    assert f"made with  tiny-walker, {backend}" in re.sub("  +", "  ", run("jobs", tmp_path / "job")[1])
     verified = run.json("dataset", "verify", tmp_path / "job", "--recompute", 2, "--model", model[1])
     assert verified["recomputed"] == 2
 
