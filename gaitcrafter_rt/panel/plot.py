@@ -24,7 +24,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
         raise MissingExtraError.for_extra("plots", "drawing a sweep", e.name) from e
     keys, rows = list(report["rows"][0]["gates"]), [row for row in report["rows"] if row["calls"]]
     down = -(-len(keys) // _ACROSS)
-    figure, plots = plt.subplots(down, _ACROSS, figsize=(4 * _ACROSS, 2.6 * down), squeeze=False, sharex=True)
+    figure, plots = plt.subplots(down, _ACROSS, figsize=(4 * _ACROSS, 2.6 * down), squeeze=False)
     for axes, key in zip(plots.flat, keys, strict=False):
         _plot(axes, key, rows)
     for axes in plots.flat[len(keys) :]:
@@ -61,4 +61,7 @@ def _plot(axes: Any, key: str, rows: list[dict[str, Any]]) -> None:
             )  # fmt: skip
     axes.set_title(key, fontsize=9)
     axes.set_xscale("log")
+    calls = sorted({row["calls"] for row in rows})
+    axes.set_xticks(calls, [str(n) for n in calls])
+    axes.minorticks_off()
     axes.tick_params(labelsize=8)
