@@ -263,7 +263,7 @@ def launch_attend(
     # Half precision: so few rows that a warp, for the longest tile two, holds them. fp32 takes more registers.
     is_half = qkv.element_size() == 2
     s = max(1, min((64 if is_half else 128) // tile, next_power_of_2(sequences), 4))
-    warps = tile // 32 or 1 if is_half else 4 if s * tile >= 64 else 1
+    warps = tile // 32 or 1 if is_half else 4 if s * tile >= 64 else tile // 16
     tiles, query_tiles = -(-sequences // s), -(-length // tile)
     groups = n * h * w // (sequences * length)
     cos, sin = rotary or (None, None)
