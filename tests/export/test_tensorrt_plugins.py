@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import types
@@ -26,22 +27,29 @@ from gaitcrafter_rt.export.tensorrt.rewrite import graph_for  # noqa: E402
 from gaitcrafter_rt.kernels import group_norm_silu as ops  # noqa: E402
 
 IMAGES, CHANNELS, SIDE, GROUPS = 6, 24, 5, 4
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 
-def norm_graph(film: bool = False, images: int | str = IMAGES) -> Any:
-    """``silu(group_norm(x))``, or with a FiLM between both."""
+def norm_graph(film: bool = False, images: int | str = IMAGES, one: float = 1.0) -> Any:
+    """``silu(group_norm(x))``, or with a FiLM between both, as torch exports nn/blocks.py."""
     shape = [images, CHANNELS, SIDE, SIDE]
     nodes = [helper.make_node("GroupNormalization", ["x", "w", "b"], ["n"], num_groups=GROUPS, epsilon=1e-5)]
     last = "n"
     if film:
-        nodes.append(helper.make_node("Add", ["n", "b4"], ["f"]))
+        nodes += [
+            helper.make_node("Unsqueeze", ["film", "axes"], ["rows"]),
+            helper.make_node("Split", ["rows"], ["scale", "shift"], axis=1, num_outputs=2),
+            helper.make_node("Add", ["scale", "one"], ["gain"]), helper.make_node("Mul", ["n", "gain"], ["m"]),
+            helper.make_node("Add", ["shift", "m"], ["f"]),
+        ]  # fmt: skip
         last = "f"
     nodes += [helper.make_node("Sigmoid", [last], ["s"]), helper.make_node("Mul", [last, "s"], ["y"])]
     rng = np.random.default_rng(0)
     weights = [onnx.numpy_helper.from_array(rng.standard_normal(CHANNELS, np.float32), name) for name in "wb"]
-    weights.append(onnx.numpy_helper.from_array(np.ones((1, CHANNELS, 1, 1), np.float32), "b4"))
+    weights += [onnx.numpy_helper.from_array(np.array(v), name) for name, v in (("one", np.float32(one)), ("axes", [2, 3]))]
     io = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
-    graph = helper.make_graph(nodes, "norm", io[:1], io[1:], weights)
+    rows = [helper.make_tensor_value_info("film", TensorProto.FLOAT, [images, 2 * CHANNELS])] if film else []
+    graph = helper.make_graph(nodes, "norm", [io[0], *rows], io[1:], weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
 
 
@@ -54,7 +62,7 @@ def reference(plugin: plugins.Plugin) -> type:
         if kind == "moments":
             return (ops.moments_of(given[0].permute(0, 3, 1, 2)).numpy(),)
         if kind == "affine":
-            return (ops.norm_affine(*given, GROUPS, 1, "frame", SIDE * SIDE).numpy(),)
+            return (ops.norm_affine(*given[:3], GROUPS, 1, "frame", SIDE * SIDE, *given[3:]).numpy(),)
         x = given[0].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
         return (ops.affine_silu(x, given[1]).permute(0, 2, 3, 1).contiguous().numpy(),)
 
@@ -63,24 +71,42 @@ def reference(plugin: plugins.Plugin) -> type:
     return type(plugin.name, (OpRun,), {"op_domain": "", "_run": run})
 
 
-def test_the_rewritten_graph_computes_the_same() -> None:
-    model = norm_graph()
-    x = np.random.default_rng(1).standard_normal((IMAGES, CHANNELS, SIDE, SIDE), np.float32)
-    (want,) = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})
+@pytest.mark.parametrize("film", [False, True])
+def test_the_rewritten_graph_computes_the_same(film: bool) -> None:
+    model = norm_graph(film)
+    rng = np.random.default_rng(1)
+    given = {"x": rng.standard_normal((IMAGES, CHANNELS, SIDE, SIDE), np.float32)}
+    if film:
+        given["film"] = rng.standard_normal((IMAGES, 2 * CHANNELS), np.float32)
+    (want,) = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, given)
     used = plugins.insert_norms(model)
-    assert [node.op_type for node in model.graph.node] == ["Transpose", *(p.name for p in used), "Transpose"]
-    assert [p.launch.name for p in used] == ["moments", "affine", "apply"]
-    assert {(a.name, helper.get_attribute_value(a)) for a in model.graph.node[1].attribute} == {
+    assert [node.op_type for node in model.graph.node][-5:] == ["Transpose", *(p.name for p in used), "Transpose"]
+    assert [p.launch.name for p in used] == ["moments", "affine", "apply"] and len(used[1].inputs) == 3 + film
+    assert {(a.name, helper.get_attribute_value(a)) for a in model.graph.node[-2].attribute} == {
         ("plugin_namespace", b"gaitcrafter"), ("aot", 1),
     }  # fmt: skip
     from onnx.reference import ReferenceEvaluator
 
-    (got,) = ReferenceEvaluator(model, new_ops=[reference(p) for p in used]).run(None, {"x": x})
-    np.testing.assert_allclose(got, want, atol=2e-6)
+    (got,) = ReferenceEvaluator(model, new_ops=[reference(p) for p in used]).run(None, given)
+    np.testing.assert_allclose(got, want, atol=5e-6)
+
+
+def test_all_norms_of_the_shipped_network_become_plugins() -> None:
+    """Those of tiny-walker, which has the same blocks; its graph is for any batch, and here for 2 clips."""
+    model = onnx.load(FIXTURES / "exports" / "tiny-walker-fp32" / "model.onnx")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:  # "batch", "6*batch"
+                dim.dim_value = math.prod(2 if part == "batch" else int(part) for part in dim.dim_param.split("*"))
+    norms = sum(node.op_type == "GroupNormalization" for node in model.graph.node)
+    plugins.insert_norms(model)
+    kinds = [node.op_type.split("_")[0] for node in model.graph.node]
+    assert norms > 8 and kinds.count("GroupNormalization") == 0
+    assert kinds.count("moments") == kinds.count("affine") == kinds.count("apply") == norms
 
 
 def test_what_does_not_fit_stays_plain() -> None:
-    for model in (norm_graph(film=True), norm_graph(images="batch")):
+    for model in (norm_graph(film=True, one=2.0), norm_graph(images="batch")):
         with pytest.raises(CapabilityError, match="no norm that a plugin can take"):
             plugins.insert_norms(model)
 
