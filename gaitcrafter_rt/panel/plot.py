@@ -61,7 +61,7 @@ def _plot(axes: Any, key: str, rows: list[dict[str, Any]]) -> None:
             )  # fmt: skip
     axes.set_title(key, fontsize=9)
     axes.set_xscale("log")
-    calls = sorted({row["calls"] for row in rows})
-    axes.set_xticks(calls, [str(n) for n in calls])
+    ticks = sorted({row["calls"] for row in rows})
+    axes.set_xticks(ticks, [str(n) for n in ticks])
     axes.minorticks_off()
     axes.tick_params(labelsize=8)
