@@ -26,8 +26,9 @@ from ..kernels.launch import INTERPRETED, Launch
 SHARED_LIMITS = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 PTX_CAPABILITY = 80  # its PTX runs on every later chip
 PTX_SHARED_LIMIT = min(SHARED_LIMITS.values())  # which of them is not known yet
-# Registers of a thread that the assembler may give: left to itself, that of sm_100 stops these two kernels at 72 and spills four.
-_REGISTERS = {(100, "product"): 255, (100, "product_of"): 255}
+# Registers of a thread that the assembler may give, by chip, kernel and whether its input is fp32. Left to itself it stops these at
+# 72 (sm_100) or 128 (sm_120) and spills a few.
+_REGISTERS = {(100, "product", False): 255, (100, "product_of", False): 255, (120, "conv2d", True): 255}
 _TYPES = {
     torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int64: "i64", torch.int32: "i32", torch.uint8: "u8",
 }  # fmt: skip
@@ -126,7 +127,7 @@ def compile_launch(launch: Launch, capability: int) -> Kernel:
     source = ASTSource(fn=launch.kernel, signature=types, constexprs=constants, attrs=aligned)
     options = dict(
         num_warps=launch.warps, num_stages=launch.stages, enable_fp_fusion=launch.contract,
-        maxnreg=_REGISTERS.get((capability, launch.name)),
+        maxnreg=_REGISTERS.get((capability, launch.name, _takes_fp32(launch))),
     )  # fmt: skip
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     meta = made.metadata
@@ -134,6 +135,11 @@ def compile_launch(launch: Launch, capability: int) -> Kernel:
         launch.name, key_of(launch), capability, made.asm["cubin"], made.asm["ptx"], made.asm["ttir"], meta.name, meta.num_warps,
         launch.stages, meta.shared, meta.global_scratch_size, tuple(name for name in names if types[name] != "constexpr"),
     )  # fmt: skip
+
+
+def _takes_fp32(launch: Launch) -> bool:
+    x = launch.tensors.get("x", launch.tensors.get("qkv"))
+    return x is not None and bool(x.dtype == torch.float32)
 
 
 def tool(name: str) -> Path:
