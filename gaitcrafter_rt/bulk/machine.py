@@ -106,7 +106,7 @@ def _told(network: Network | None) -> str:
 def _wanted(plan: Plan) -> str:
     build = plan.spec.engine
     if build.network is not None:
-        return f"the clips of this job are made by {_told(build.network)} in {build.precision} on {build.device}"
+        return f"the clips of this job are made by {_told(build.network)} as {build.isa} in {build.precision} on {build.device}"
     return f"the clips of this job are made with the instruction set {build.isa} in {build.precision} on {build.device}"
 
 

@@ -255,7 +255,7 @@ def test_a_job_goes_on_with_the_engine_that_it_began_with(monkeypatch: pytest.Mo
             update={"engine": job.plan.spec.engine.model_copy(update={"device": "cuda", "isa": "torch-sm_90-b32"})}
         )}
     )  # fmt: skip
-    with pytest.raises(CapabilityError, match=r"torch-sm_90-b32 in fp32 on cuda.*Use a worker with such a device"):
+    with pytest.raises(CapabilityError, match=r"torch-sm_90-b32 in fp32 on cuda.*Use a worker that has such a device"):
         open_engine(WALKER, elsewhere)
 
 
