@@ -42,7 +42,8 @@ bool detect_bf16() {
 }
 
 // vdpbf16ps does twice the operations of a multiply-add of floats. Intel's processors run a fourth as many of them,
-// at half the operations a second (processor_rate_test compares); AMD's run as many. No cpuid bit tells.
+// at half the operations a second (docs/cpu-engine.md, "Precision", has both rates); AMD's run as many. No cpuid bit
+// tells.
 bool detect_fast_bf16() {
   const Registers vendor = cpuid(0);
   constexpr uint32_t kGenu = 0x756e6547, kIneI = 0x49656e69, kNtel = 0x6c65746e;
