@@ -17,7 +17,14 @@ from .common import FOLDER, json_option, note, print_json, split_list
 @click.command()
 @click.argument("teacher")
 @click.argument("out", type=FOLDER)
-@click.option("--data", required=True, type=FOLDER, help="Packed set that the teacher was trained on.")
+@click.option("--data", type=FOLDER, help="Packed set that the teacher was trained on; not needed with --start noise.")
+@click.option(
+    "--start", type=click.Choice(["data", "noise"]), default="data", show_default=True,
+    help="data: noised clips, each call learned by itself; noise: the student's own way, held to trajectories of the teacher.",
+)  # fmt: skip
+@click.option("--trajectories", default=4096, show_default=True, help="Of the teacher, for --start noise; 0.7 MB each at 3 calls.")
+@click.option("--keep", default="", help="Folder of the trajectories; it is resumed and read again.  [default: OUT.trajectories]")
+@click.option("--init", default="", help="A model package whose weights the first student starts from.  [default: the teacher]")
 @click.option("--calls", default="4", show_default=True, help="Calls of a clip; several students with commas between, as 4,2,1.")
 @click.option("--share", help="What each student gets of the steps or minutes, as 3,2,1.  [default: equal]")
 @click.option("--guidance", type=float, help="Guidance scale that is baked in.  [default: the teacher's]")
@@ -42,9 +49,7 @@ from .common import FOLDER, json_option, note, print_json, split_list
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--name", default="", help="Name of the students.  [default: the teacher's with the number of calls]")
 @json_option
-def distill(
-    teacher: str, out: Path, calls: str, share: str | None, compile_: str, as_json: bool, **options: Any
-) -> None:
+def distill(teacher: str, out: Path, calls: str, share: str | None, compile_: str, as_json: bool, **options: Any) -> None:
     """Distil TEACHER, a model package or the name of one that ships, into students of a few network calls (extra: train).
 
     Each student becomes a package OUT/calls-N that runs in every engine: its sampler is DDIM with N steps, and the guidance is part
@@ -53,18 +58,27 @@ def distill(
     \b
     gaitcrafter-rt distill walker students --data walkers48 --calls 4,2,1
     gaitcrafter-rt distill run/model students --data packed --calls 4 --minutes 5 --batch 128 --device cuda
+    gaitcrafter-rt distill walker fast --start noise --calls 3 --teacher-steps 18 --init walker-fast
     """
     from ..distill import run
     from ..models import resolve_model
 
-    options["data"] = os.fspath(options["data"])
+    options["data"] = os.fspath(options["data"]) if options["data"] else ""
+    options["init"] = os.fspath(resolve_model(options["init"])) if options["init"] else ""
     settings = DistillSettings.checked(
         teacher=os.fspath(resolve_model(teacher)), out=os.fspath(out), compile=compile_, calls=_numbers("--calls", calls, int),
         share=_numbers("--share", share, float) if share else (), **options,
     )  # fmt: skip
     last: dict[int, dict[str, Any]] = {}
+    told = [0]  # twentieths of the trajectories
 
     def tell(report: dict[str, Any]) -> None:
+        if "trajectories" in report:
+            done, of = report["trajectories"], report["of"]
+            if 20 * done // of > told[0]:
+                told[0] = 20 * done // of
+                note(f"trajectories of the teacher: {done:,} of {of:,}", as_json)
+            return
         before = last.get(report["calls"], {}).get("step", 0)
         last[report["calls"]] = report
         if report["step"] // 100 > before // 100 or not before:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 try:
     import torch
@@ -26,15 +26,25 @@ from ..files import refuse_occupied_folder
 from ..nn.denoiser import load_unet
 from ..nn.unet import UNet3D, filled_labels
 from ..package import check_sums, read_config, write_package
-from ..train.batches import Batch, Batches, DeviceBatches
+from ..train.batches import Batches, DeviceBatches
 from ..train.diffusion import NoiseSchedule
 from ..train.ema import Ema
+from ..train.start import start_from
 from ..train.step import compiled, read_losses, uses_bf16
-from .networks import frozen
+from .networks import frozen, native
+from .rollout import Rollout
 from .settings import DistillSettings
+from .teacher_runs import TeacherRuns
 from .trajectory import Network, Segments, student_sampler
 
 Progress = Callable[[dict[str, Any]], None]
+
+
+class Lessons(Protocol):
+    """What a student learns from."""
+
+    def backward(self, step: int) -> tuple[Tensor, Tensor]:
+        """Gradients of one batch, added to the student's; weighted loss and plain squared error."""
 
 
 @dataclass
@@ -42,9 +52,7 @@ class _Stage:
     """One student while it learns."""
 
     calls: int
-    segments: Segments
-    teacher: Network
-    guidance: float
+    lessons: Lessons
     learns_from: str
     ema: Ema
     optimiser: torch.optim.Optimizer
@@ -59,29 +67,31 @@ class _Run:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.config = read_config(settings.teacher)
+        self.started = ""
         self.guidance = self.config.sampler.guidance if settings.guidance is None else settings.guidance
         if self.guidance not in (0.0, 1.0) and not self.config.conditioning.guidance_trained:
             raise InvalidRequestError(f"{settings.teacher} was not trained for guidance; distil it with --guidance 1")
         self.digest = check_sums(settings.teacher)["model.safetensors"]
-        data = PackedClips.open(settings.data)
-        _check_labels(self.config, data, settings)
-        if DeviceBatches.fits(data, self.device):
-            torch.backends.cudnn.benchmark = True
-            self.batches: Batches = DeviceBatches(data, self.config, settings.batch, settings.seed, {}, self.device)
-        else:
-            self.batches = Batches(data, self.config, settings.batch, settings.seed, {})
         d = self.config.diffusion
         self.schedule = NoiseSchedule(d.schedule, d.timesteps, self.device)
         self.student = load_unet(settings.teacher).to(self.device, memory_format=torch.channels_last).train()
-        self.null = filled_labels(self.config, {}, settings.batch, self.device)
-        self.guided = frozen(self.student, settings.precision, self.device)
+        if settings.init:
+            self._start_from(settings.init)
         self.forward: Callable[..., Tensor] = self.student
         self.forward = compiled(self.student, settings.compile, self.device, self._try_out)
 
+    def _start_from(self, folder: str) -> None:
+        """Another package's weights; a student of before has no trained null, which is no difference of the network."""
+        trained = read_config(folder).conditioning.guidance_trained
+        wiring = self.config.conditioning.model_copy(update={"guidance_trained": trained})
+        self.started = start_from(self.student, self.config.model_copy(update={"conditioning": wiring}), folder)
+
     def _try_out(self, forward: Callable[..., Tensor]) -> None:
         self.forward = forward
-        batch = self.batches.at(0).to(self.device)
-        self.predict(batch.x0, batch.t, batch.labels).square().mean().backward()
+        clip, size = self.config.clip, self.settings.batch
+        x = torch.zeros(size, self.config.unet.channels, clip.frames, clip.height, clip.width, device=self.device)
+        t = torch.zeros(size, dtype=torch.long, device=self.device)
+        self.predict(x, t, filled_labels(self.config, {}, size, self.device)).square().mean().backward()
         self.student.zero_grad(set_to_none=True)
 
     def predict(self, x: Tensor, t: Tensor, labels: dict[str, Tensor]) -> Tensor:
@@ -90,21 +100,65 @@ class _Run:
             out = self.forward(x, t, labels)
         return self.schedule.x0_from(self.config.diffusion.prediction, out.float(), x, t)
 
-    def step(self, stage: _Stage, batch: Batch) -> tuple[Tensor, Tensor]:
+    def weight(self, t: Tensor) -> Tensor:
+        """Loss weights of timesteps ``t [B]``."""
+        return self.schedule.weight("clamp_snr", "x0", self.settings.snr_cap, t)
+
+    def teacher(self) -> Network:
+        """The teacher, frozen: natively on a CPU, where its calls are most of the time."""
+        s = self.settings
+        if self.device.type == "cpu":
+            return native(s.teacher, s.precision, s.threads)
+        return frozen(load_unet(s.teacher), s.precision, self.device)
+
+    def step(self, stage: _Stage, step: int) -> tuple[Tensor, Tensor]:
         """One optimiser step; weighted loss and plain squared error."""
-        batch = batch.to(self.device)
-        index = batch.t % stage.calls
-        t = stage.segments.start[index]
-        x = self.schedule.add_noise(batch.x0, batch.noise, t)
-        with torch.no_grad():
-            wanted = stage.segments.target(stage.teacher, x, index, batch.labels, self.null, stage.guidance)
-        per_clip = (self.predict(x, t, batch.labels) - wanted).square().flatten(1).mean(1)
-        loss = (self.schedule.weight("clamp_snr", "x0", self.settings.snr_cap, t) * per_clip).mean()
         stage.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        told = stage.lessons.backward(step)
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         stage.optimiser.step()
+        return told
+
+
+class _FromData:
+    """Noised clips of the data, and where the teacher goes from there (trajectory.py)."""
+
+    def __init__(self, work: _Run, segments: Segments, teacher: Network, guidance: float) -> None:
+        self.work, self.segments, self.teacher, self.guidance = work, segments, teacher, guidance
+        s, config = work.settings, work.config
+        data = PackedClips.open(s.data)
+        _check_labels(config, data, s)
+        self.batches: Batches
+        if DeviceBatches.fits(data, work.device):
+            torch.backends.cudnn.benchmark = True
+            self.batches = DeviceBatches(data, config, s.batch, s.seed, {}, work.device)
+        else:
+            self.batches = Batches(data, config, s.batch, s.seed, {})
+        self.null = filled_labels(config, {}, s.batch, work.device)
+
+    def backward(self, step: int) -> tuple[Tensor, Tensor]:
+        # Students see other batches than each other.
+        calls = len(self.segments.start)
+        batch = self.batches.at((calls << 32) + step).to(self.work.device)
+        index = batch.t % calls
+        t = self.segments.start[index]
+        x = self.work.schedule.add_noise(batch.x0, batch.noise, t)
+        with torch.no_grad():
+            wanted = self.segments.target(self.teacher, x, index, batch.labels, self.null, self.guidance)
+        per_clip = (self.work.predict(x, t, batch.labels) - wanted).square().flatten(1).mean(1)
+        loss = (self.work.weight(t) * per_clip).mean()
+        loss.backward()
         return loss.detach(), per_clip.detach().mean()
+
+
+class _FromNoise:
+    """The student's own way against the teacher's (rollout.py)."""
+
+    def __init__(self, work: _Run, rollout: Rollout) -> None:
+        self.work, self.rollout = work, rollout
+
+    def backward(self, step: int) -> tuple[Tensor, Tensor]:
+        return self.rollout.backward(step, self.work.predict, self.work.weight)
 
 
 def run(settings: DistillSettings, progress: Progress | None = None, command: list[str] | None = None) -> list[Path]:
@@ -121,10 +175,11 @@ def run(settings: DistillSettings, progress: Progress | None = None, command: li
     work = _Run(settings)
     folders: list[Path] = []
     students: dict[int, UNet3D] = {}
+    runs = _teacher_runs(work, progress) if settings.start == "noise" else None
     # What the start took is not available to the students.
     seconds = settings.minutes * 60 - (time.monotonic() - began) if settings.minutes else 0.0
     for number, calls in enumerate(settings.calls):
-        stage = _stage(work, calls, students)
+        stage = _stage(work, calls, students, runs)
         share = settings.part(number)
         steps, spent = _learn(work, stage, max(1, round(settings.steps * share)), seconds * share, progress)
         kept = UNet3D(work.config)
@@ -140,20 +195,41 @@ def run(settings: DistillSettings, progress: Progress | None = None, command: li
     return folders
 
 
-def _stage(work: _Run, calls: int, students: dict[int, UNet3D]) -> _Stage:
+def _teacher_runs(work: _Run, progress: Progress | None) -> TeacherRuns:
+    s = work.settings
+    runs = TeacherRuns(
+        work.config, work.digest, count=s.trajectories, calls=s.calls, steps=s.teacher_steps, guidance=work.guidance, seed=s.seed
+    )
+
+    def tell(done: int, of: int) -> None:
+        if progress is not None:
+            progress({"trajectories": done, "of": of})
+
+    runs.open(Path(s.keep or f"{s.out}.trajectories"), work.teacher(), s.batch, tell)
+    return runs
+
+
+def _stage(work: _Run, calls: int, students: dict[int, UNet3D], runs: TeacherRuns | None) -> _Stage:
     s, config = work.settings, work.config
-    halved = students.get(2 * calls) if s.progressive else None
-    if halved is None:
-        teacher, guidance, inner = work.guided, work.guidance, s.teacher_steps
-        whom = f"the teacher, {inner} steps of dpmpp_2m over the trajectory, guidance {guidance:g}"
+    halved = students.get(2 * calls) if s.progressive and runs is None else None
+    lessons: Lessons
+    if runs is not None:
+        lessons = _FromNoise(work, Rollout(runs, calls, s.batch, s.seed, work.device))
+        whom = (
+            f"{runs.count:,} of the teacher's trajectories from noise, {s.teacher_steps} steps of unipc, guidance {work.guidance:g}"
+        )
+    elif halved is None:
+        segments = Segments(config, calls, s.teacher_steps, work.device)
+        lessons = _FromData(work, segments, work.teacher(), work.guidance)
+        whom = f"the teacher, {s.teacher_steps} steps of dpmpp_2m over the trajectory, guidance {work.guidance:g}"
     else:
-        teacher, guidance, inner = frozen(halved, s.precision, work.device), 1.0, 2 * calls
+        segments = Segments(config, calls, 2 * calls, work.device, halved=True)
+        lessons = _FromData(work, segments, frozen(halved, s.precision, work.device), 1.0)
         whom = f"the student of {2 * calls} calls"
     optimiser = torch.optim.AdamW(
         work.student.parameters(), lr=s.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=work.device.type == "cuda"
     )
-    segments = Segments(config, calls, inner, work.device, halved=halved is not None)
-    return _Stage(calls, segments, teacher, guidance, whom, Ema(work.student, s.ema), optimiser)
+    return _Stage(calls, lessons, whom, Ema(work.student, s.ema), optimiser)
 
 
 def _learn(work: _Run, stage: _Stage, steps: int, seconds: float, progress: Progress | None) -> tuple[int, float]:
@@ -170,8 +246,7 @@ def _learn(work: _Run, stage: _Stage, steps: int, seconds: float, progress: Prog
         warm = min(1.0, (step + 1) / (s.warmup + 1))
         for group in stage.optimiser.param_groups:
             group["lr"] = s.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
-        # Students see other batches than each other.
-        pending.append(work.step(stage, work.batches.at((stage.calls << 32) + step)))
+        pending.append(work.step(stage, step))
         step += 1
         stage.ema.update(step)
         if step % every == 0:
@@ -222,7 +297,7 @@ def _card(work: _Run, stage: _Stage, config: ModelConfig, steps: int, spent: flo
 - Parameters: {sum(t.numel() for t in work.student.parameters()):,}
 - Learned from {stage.learns_from}: {steps:,} steps of {s.batch} clips, {spent / 60:.1f} minutes on {where}; the weights are the
   moving average
-
+{f"- {work.started}" + chr(10) if work.started else ""}
 Command:
 
 ```

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .. import install
 from ..nn.unet import UNet3D
 from ..train.step import uses_bf16
 from .trajectory import Network
@@ -32,6 +34,27 @@ def frozen(model: UNet3D, precision: str, device: torch.device) -> Network:
         why = f"the fused kernels do not work here ({type(e).__name__}: {str(e)[:200]})"
         warnings.warn(f"{why}; slower ones are used", stacklevel=2)
         return plain
+
+
+def native(folder: str, precision: str, threads: int | None) -> Network:
+    """A package's network in the native engine, on the CPU: the calls of a frozen teacher in a half to a fifth of torch's time."""
+    engine = install.native().Engine(folder, precision=precision, threads=threads or 0)
+
+    def call(x: Tensor, t: Tensor, labels: dict[str, Tensor]) -> Tensor:
+        axes = {axis: rows for axis, given in labels.items() if (rows := sparse_rows(given)) is not None}
+        return torch.from_numpy(engine.forward(x.contiguous().numpy(), t.numpy().astype(np.int32), axes))
+
+    return call
+
+
+def sparse_rows(weights: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Dense weights ``[B, n + 1]``, null last, as the engine's (offsets, labels, weights); None where all are null."""
+    dense = weights[:, :-1].numpy()
+    clip, label = np.nonzero(dense)
+    if not len(clip):
+        return None
+    offsets = np.concatenate(([0], np.cumsum(np.bincount(clip, minlength=len(dense)))))
+    return offsets.astype(np.uint64), label.astype(np.int32), dense[clip, label].astype(np.float32)
 
 
 def _fused(copy: UNet3D, plain: Network, device: torch.device) -> Network:

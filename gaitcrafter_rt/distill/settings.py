@@ -17,8 +17,12 @@ class DistillSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     teacher: str
-    data: str
+    data: str = ""  # packed set; empty where the student starts from noise
     out: str
+    start: Literal["data", "noise"] = "data"  # trajectory.py or rollout.py
+    trajectories: Annotated[int, Field(ge=1, le=1_000_000)] = 4096  # of the teacher, from noise
+    init: str = ""  # package whose weights the first student starts from; empty: the teacher's
+    keep: str = ""  # folder of the trajectories; empty: OUT with .trajectories behind it
     calls: Annotated[tuple[Calls, ...], Field(min_length=1, max_length=8)] = (4,)
     share: tuple[Annotated[float, Field(gt=0)], ...] = ()  # of steps or minutes, one per entry of calls; empty: equal
     guidance: Annotated[float, Field(ge=0, le=100)] | None = None  # None: the teacher's default
@@ -40,6 +44,8 @@ class DistillSettings(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> DistillSettings:
+        if self.start == "data" and not self.data:
+            raise ValueError("a student that starts from data needs data: the packed set that its teacher was trained on")
         if self.share and len(self.share) != len(self.calls):
             raise ValueError(f"share has {len(self.share)} entries, calls {len(self.calls)}; give one share per student")
         if max(self.calls) > self.teacher_steps:
