@@ -1,6 +1,7 @@
 """Whole trajectories of the teacher from pure noise, made once and kept: what a student of few calls is held to along its own way.
 
-Noise and labels of trajectory i are functions of (seed, i) alone, so a folder of them grows, is resumed and is read again.
+Noise and labels of trajectory i are functions of (seed, i) alone, so a folder of them is resumed and serves runs that
+ask for fewer.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class TeacherRuns:
         """
         path = folder / STATES
         made = self._made(folder)
-        shape = (self.count, len(self.times), *self.shape)
+        shape = (self._about["count"], len(self.times), *self.shape)
         if made is None:
             folder.mkdir(parents=True, exist_ok=True)
             need, free = 2 * math.prod(shape), shutil.disk_usage(folder).free
@@ -161,11 +162,13 @@ class TeacherRuns:
         made = found.pop("made", None)
         if self._holds_more(found.get("times")):
             self.times = self._about["times"] = list(found["times"])
+        if type(found.get("count")) is int and found["count"] > self.count:
+            self._about["count"] = found["count"]
         if found != self._about:
             other = [k for k in self._about if found.get(k) != self._about[k]]
             raise InvalidRequestError(f"{folder} holds other trajectories ({', '.join(other)} differ); choose another --keep")
-        if type(made) is not int or not 0 <= made <= self.count:
-            raise DataFormatError(f"{about}: made is {made!r:.40}, expected 0 to {self.count}; remove {folder}")
+        if type(made) is not int or not 0 <= made <= self._about["count"]:
+            raise DataFormatError(f"{about}: made is {made!r:.40}, expected 0 to {self._about['count']}; remove {folder}")
         return made
 
     def _holds_more(self, times: object) -> bool:

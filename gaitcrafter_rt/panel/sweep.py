@@ -55,25 +55,32 @@ def run_sweep(
 
 
 def stand_in(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Which DDIM count may stand in for the teacher where more clips are needed than it has.
+    """Which sampler may stand in for the teacher where more clips are needed than it has.
 
-    ``row``: the plain DDIM row (no other guidance or spacing) with the fewest steps that passes every gate but KID, whose margin
-    is a control's and not a distance, and fails none; None if there is none. ``short_of`` names per plain DDIM row the gates that
-    keep it from that, each with the bound of its interval farther from zero: the margin at which it would have passed.
+    A row may if it passes every gate but KID, whose margin is a control's and not a distance, and fails none; rows with another
+    guidance, spacing or eta are left out. ``row``: the plain DDIM row with the fewest steps that may; ``cheapest``: the plain row
+    of any sampler with the fewest calls; None where there is none. ``short_of`` names per plain DDIM row the gates that keep it
+    from that, each with the bound of its interval farther from zero: the margin at which it would have passed.
     """
-    short: dict[str, dict[str, float]] = {}
-    for row in rows:
-        kind, *rest = row["name"].split(":")
-        if kind == "ddim" and len(rest) == 1:
-            short[row["name"]] = {
-                key: round(max(abs(gate["low"]), abs(gate["high"])), 4)
-                for key, gate in row["gates"].items()
-                if gate["low"] is not None
-                and gate["verdict"] != "pass"
-                and not (key.startswith("kid") and gate["verdict"] != "fail")
-            }
-    whole = [name for name, gates in short.items() if not gates]
-    return {"row": min(whole, key=lambda name: int(name.split(":")[1]), default=None), "short_of": short}
+    plain_rows = [row for row in rows if row["name"].count(":") == 1]
+    short = {row["name"]: _short_of(row) for row in plain_rows}
+    whole = [row for row in plain_rows if not short[row["name"]]]
+    ddim = [row["name"] for row in whole if row["name"].startswith("ddim:")]
+    cheapest = min(whole, key=lambda row: int(row["calls"]), default=None)
+    return {
+        "row": min(ddim, key=lambda name: int(name.split(":")[1]), default=None),
+        "cheapest": cheapest and cheapest["name"],
+        "short_of": {name: gates for name, gates in short.items() if name.startswith("ddim:")},
+    }
+
+
+def _short_of(row: dict[str, Any]) -> dict[str, float]:
+    """Gates that a row does not pass, with the margin at which it would; not a KID that is merely undecided."""
+    return {
+        key: round(max(abs(gate["low"]), abs(gate["high"])), 4)
+        for key, gate in row["gates"].items()
+        if gate["low"] is not None and gate["verdict"] != "pass" and not (key.startswith("kid") and gate["verdict"] != "fail")
+    }
 
 
 def _row(name: str, calls: int, comparison: Comparison, clips: ClipSet) -> dict[str, Any]:
@@ -101,6 +108,8 @@ def render_markdown(report: dict[str, Any]) -> str:
             "",
             f"{found['row']} may stand in for the teacher: the fewest steps of a plain DDIM row that pass every gate but KID.",
         ]
+        if found["cheapest"] != found["row"]:
+            lines.append(f"Of all samplers {found['cheapest']} does so with the fewest calls.")
     elif found["short_of"]:
         lines += [
             "",

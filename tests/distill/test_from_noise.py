@@ -144,6 +144,16 @@ def test_a_folder_is_resumed_with_the_same_bits(teacher: Path, tmp_path: Path) -
     assert np.array_equal(again.states, whole)
 
 
+def test_a_folder_serves_a_run_that_asks_for_fewer(teacher: Path, tmp_path: Path) -> None:
+    more = opened(teacher, tmp_path / "runs")
+    fewer = runs(teacher, count=4)
+    fewer.open(tmp_path / "runs", lambda *_: pytest.fail("nothing is to be made"), 4)
+    assert torch.equal(fewer.at([1, 3], -1), more.at([1, 3], -1))
+    assert sorted(i for step in range(2) for i in Rollout(fewer, 3, 2, 1, torch.device("cpu")).indices(step)) == [0, 1, 2, 3]
+    with pytest.raises(InvalidRequestError, match=r"other trajectories \(count differ"):
+        opened(teacher, tmp_path / "runs", count=8)
+
+
 def test_states_of_other_students_are_no_hindrance(teacher: Path, tmp_path: Path) -> None:
     both = opened(teacher, tmp_path / "runs", calls=(3, 2))
     assert both.times == [666, 499, 332, -1]

@@ -38,7 +38,12 @@ def test_a_sweep_ranks_what_it_is_given(world: World, tmp_path: Path) -> None:
 
 def test_the_stand_in_is_the_plain_ddim_row_with_the_fewest_steps_that_passes_all() -> None:
     def row(name: str, **verdicts: str) -> dict[str, Any]:
-        return {"name": name, "gates": {key: {"verdict": verdict, "low": -0.07, "high": 0.02} for key, verdict in verdicts.items()}}
+        calls = 2 * int(name.split(":")[1]) if ":" in name else 0
+        return {
+            "name": name,
+            "calls": calls,
+            "gates": {key: {"verdict": verdict, "low": -0.07, "high": 0.02} for key, verdict in verdicts.items()},
+        }
 
     rows = [
         row("another seed", flicker="pass"),
@@ -50,5 +55,7 @@ def test_the_stand_in_is_the_plain_ddim_row_with_the_fewest_steps_that_passes_al
     ]
     found = stand_in(rows)
     assert found["row"] == "ddim:50"
+    assert found["cheapest"] == "unipc:4"
     assert found["short_of"] == {"ddim:100": {}, "ddim:50": {}, "ddim:20": {"flicker": 0.07, "kid": 0.07}}
     assert stand_in(rows[3:])["row"] is None
+    assert stand_in(rows[3:5])["cheapest"] is None
