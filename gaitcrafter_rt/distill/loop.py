@@ -276,11 +276,12 @@ def _student_config(work: _Run, calls: int, command: list[str] | None) -> ModelC
         update={
             "command": shlex.join(command if command is not None else sys.argv),
             "notes": f"Distilled from {config.name} (weights sha256 {work.digest[:16]}) for {calls} calls of ddim, guidance "
-            f"{work.guidance:g} baked in; other samplers and numbers of steps are not what it learned.",
+            f"{work.guidance:g} baked in; other numbers of steps are not what it learned.",
         }
     )
     wiring = config.conditioning.model_copy(update={"guidance_trained": False})
-    changes = {"sampler": student_sampler(calls), "provenance": about, "quantisation": None, "conditioning": wiring}
+    sampler = student_sampler(calls).model_copy(update={"kind": s.sampler})
+    changes = {"sampler": sampler, "provenance": about, "quantisation": None, "conditioning": wiring}
     return config.model_copy(update={"name": s.name or f"{config.name}-{calls}", **changes})
 
 

@@ -27,6 +27,7 @@ class DistillSettings(BaseModel):
     share: tuple[Annotated[float, Field(gt=0)], ...] = ()  # of steps or minutes, one per entry of calls; empty: equal
     guidance: Annotated[float, Field(ge=0, le=100)] | None = None  # None: the teacher's default
     teacher_steps: Annotated[int, Field(ge=1, le=1000)] = 12  # of the teacher over the whole trajectory
+    sampler: Literal["ddim", "unipc"] = "ddim"  # that a student gets as its default; it learns along ddim
     progressive: bool = True  # a student with half the calls of an earlier one learns from that student
     steps: Annotated[int, Field(ge=1)] = 2000  # optimiser steps of all students together
     minutes: Annotated[float, Field(gt=0)] | None = None  # wall-clock minutes in place of steps

@@ -255,7 +255,10 @@ def test_the_trajectories_are_kept_and_the_student_is_the_same(teacher: Path, tm
 def test_a_student_may_start_from_another(teacher: Path, tmp_path: Path) -> None:
     distilled(teacher, tmp_path / "first", keep=str(tmp_path / "kept"), steps=20, lr=3e-3)
     first = tmp_path / "first" / "calls-3"
-    distilled(teacher, tmp_path / "second", keep=str(tmp_path / "kept"), init=str(first), steps=1, lr=1e-8, warmup=0)
+    distilled(
+        teacher, tmp_path / "second", keep=str(tmp_path / "kept"), init=str(first), steps=1, lr=1e-8, warmup=0, sampler="unipc"
+    )
+    assert [read_config(f).sampler.kind for f in (first, tmp_path / "second" / "calls-3")] == ["ddim", "unipc"]
     given, taken = (load_unet(f).state_dict() for f in (first, tmp_path / "second" / "calls-3"))
     assert all(torch.allclose(given[k], taken[k], atol=1e-6) for k in given)
     assert "Started from the weights of tiny-3" in (tmp_path / "second" / "calls-3" / "README.md").read_text()
