@@ -22,8 +22,7 @@ from gaitcrafter_rt.panel.clips import obtain
 COLUMNS = (
     ("walker, DDPM 1000 steps", "walker", "ddpm:1000"),
     ("walker, UniPC 8 steps", "walker", "unipc:8"),
-    ("walker-fast, 3 calls", "walker-fast", "ddim:3"),
-    ("walker-fast, 4 calls, eta 0.5", "walker-fast", "ddim:4:eta=0.5"),
+    ("walker-fast, 3 calls", "walker-fast", "unipc:3"),
 )
 ROWS = (
     ("000", "nm"), ("000", "cl"), ("036", "bg"), ("054", "cl"), ("090", "nm"), ("090", "bg"), ("090", "cl"), ("126", "bg"),
