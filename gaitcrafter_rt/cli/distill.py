@@ -25,6 +25,9 @@ from .common import FOLDER, json_option, note, print_json, split_list
 @click.option("--trajectories", default=4096, show_default=True, help="Of the teacher, for --start noise; 0.7 MB each at 3 calls.")
 @click.option("--keep", default="", help="Folder of the trajectories; it is resumed and read again.  [default: OUT.trajectories]")
 @click.option("--init", default="", help="A model package whose weights the first student starts from.  [default: the teacher]")
+@click.option(
+    "--init-teacher", default="", help="What --init was distilled from, if TEACHER was fine-tuned from that: the change is added."
+)
 @click.option("--calls", default="4", show_default=True, help="Calls of a clip; several students with commas between, as 4,2,1.")
 @click.option("--share", help="What each student gets of the steps or minutes, as 3,2,1.  [default: equal]")
 @click.option("--guidance", type=float, help="Guidance scale that is baked in.  [default: the teacher's]")
@@ -68,7 +71,8 @@ def distill(teacher: str, out: Path, calls: str, share: str | None, compile_: st
     from ..models import resolve_model
 
     options["data"] = os.fspath(options["data"]) if options["data"] else ""
-    options["init"] = os.fspath(resolve_model(options["init"])) if options["init"] else ""
+    for name in ("init", "init_teacher"):
+        options[name] = os.fspath(resolve_model(options[name])) if options[name] else ""
     settings = DistillSettings.checked(
         teacher=os.fspath(resolve_model(teacher)), out=os.fspath(out), compile=compile_, calls=_numbers("--calls", calls, int),
         share=_numbers("--share", share, float) if share else (), **options,

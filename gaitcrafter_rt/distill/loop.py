@@ -76,15 +76,28 @@ class _Run:
         self.schedule = NoiseSchedule(d.schedule, d.timesteps, self.device)
         self.student = load_unet(settings.teacher).to(self.device, memory_format=torch.channels_last).train()
         if settings.init:
-            self._start_from(settings.init)
+            self._start_from(settings.init, settings.init_teacher)
         self.forward: Callable[..., Tensor] = self.student
         self.forward = compiled(self.student, settings.compile, self.device, self._try_out)
 
-    def _start_from(self, folder: str) -> None:
-        """Another package's weights; a student of before has no trained null, which is no difference of the network."""
+    def _start_from(self, folder: str, teacher_before: str) -> None:
+        """The weights of another student, moved by what fine-tuning has changed in its teacher since, if that is given.
+
+        The difference of two networks' weights carries over to a third that came from the first (Ilharco et al. 2023, "Editing
+        models with task arithmetic"): the student knows the new people before its first step.
+        """
+        # A student has no trained null, which is no difference of the network.
         trained = read_config(folder).conditioning.guidance_trained
         wiring = self.config.conditioning.model_copy(update={"guidance_trained": trained})
         self.started = start_from(self.student, self.config.model_copy(update={"conditioning": wiring}), folder)
+        if teacher_before:
+            before = UNet3D(self.config)
+            told = start_from(before, self.config, teacher_before)
+            with torch.no_grad():
+                parameters = (m.parameters() for m in (self.student, load_unet(self.settings.teacher), before))
+                for mine, now, then in zip(*parameters, strict=True):
+                    mine.add_((now - then).to(mine.device))
+            self.started += f" Moved by what fine-tuning changed in the teacher. {told}"
 
     def _try_out(self, forward: Callable[..., Tensor]) -> None:
         self.forward = forward

@@ -22,6 +22,7 @@ class DistillSettings(BaseModel):
     start: Literal["data", "noise"] = "data"  # trajectory.py or rollout.py
     trajectories: Annotated[int, Field(ge=1, le=1_000_000)] = 4096  # of the teacher, from noise
     init: str = ""  # package whose weights the first student starts from; empty: the teacher's
+    init_teacher: str = ""  # the teacher that init learned from, where this run's teacher was fine-tuned from it
     keep: str = ""  # folder of the trajectories; empty: OUT with .trajectories behind it
     calls: Annotated[tuple[Calls, ...], Field(min_length=1, max_length=8)] = (4,)
     share: tuple[Annotated[float, Field(gt=0)], ...] = ()  # of steps or minutes, one per entry of calls; empty: equal
@@ -47,6 +48,8 @@ class DistillSettings(BaseModel):
     def _consistent(self) -> DistillSettings:
         if self.start == "data" and not self.data:
             raise ValueError("a student that starts from data needs data: the packed set that its teacher was trained on")
+        if self.init_teacher and not self.init:
+            raise ValueError("init_teacher says what init learned from, and there is no init; give both")
         if self.share and len(self.share) != len(self.calls):
             raise ValueError(f"share has {len(self.share)} entries, calls {len(self.calls)}; give one share per student")
         if max(self.calls) > self.teacher_steps:

@@ -264,6 +264,24 @@ def test_a_student_may_start_from_another(teacher: Path, tmp_path: Path) -> None
     assert "Started from the weights of tiny-3" in (tmp_path / "second" / "calls-3" / "README.md").read_text()
 
 
+def test_a_student_follows_its_fine_tuned_teacher(teacher: Path, tmp_path: Path) -> None:
+    """The student begins where the old one stood, plus what the teacher's weights changed by."""
+    distilled(teacher, tmp_path / "first", keep=str(tmp_path / "kept"), steps=2, lr=3e-3)
+    tuned = UNet3D(CONFIG)
+    tuned.load_state_dict(load_unet(teacher).state_dict())
+    with torch.no_grad():
+        for p in tuned.parameters():
+            p.mul_(1.01)
+    write_package(tmp_path / "tuned", CONFIG, {k: v.numpy() for k, v in tuned.state_dict().items()}, "Tuned.\n")
+    first = tmp_path / "first" / "calls-3"
+    distilled(tmp_path / "tuned", tmp_path / "second", init=str(first), init_teacher=str(teacher), steps=1, lr=1e-8, warmup=0)
+    old, before, after = (load_unet(f).state_dict() for f in (first, teacher, tmp_path / "second" / "calls-3"))
+    assert all(torch.allclose(after[k], old[k] + 0.01 * before[k], atol=1e-5) for k in old)
+    assert "Moved by what fine-tuning changed" in (tmp_path / "second" / "calls-3" / "README.md").read_text()
+    with pytest.raises(InvalidRequestError, match="there is no init"):
+        DistillSettings.checked(teacher="t", out="o", start="noise", init_teacher="w")
+
+
 def test_requests_that_do_not_fit_are_refused(teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequestError, match="needs data"):
         DistillSettings.checked(teacher="t", out="o")
