@@ -208,7 +208,9 @@ class ModelConfig(_Strict):
         shrink = self.unet.patch * 2 ** (len(self.unet.dim_mults) - 1)
         for name in ("height", "width"):
             if getattr(self.clip, name) % shrink:
-                raise ValueError(f"clip.{name} is {getattr(self.clip, name)}; patch and levels need a multiple of {shrink}")
+                raise ValueError(
+                    f"clip.{name} is {getattr(self.clip, name)}; patch and levels need a multiple of {shrink}"
+                )
         if self.sampler.steps > self.diffusion.timesteps:
             raise ValueError(f"sampler.steps {self.sampler.steps} exceeds diffusion.timesteps")
         cond = self.conditioning

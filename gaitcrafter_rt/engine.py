@@ -296,10 +296,7 @@ class Engine:
             "sampler": settings,
             "threshold": threshold,
             "engine": {
-                "gaitcrafter_rt": version(),
-                "device": i["device"],
-                "precision": i["precision"],
-                "isa": i["isa"],
+                "gaitcrafter_rt": version(), "device": i["device"], "precision": i["precision"], "isa": i["isa"],
                 **({} if i["backend"] == "native" else {k: i[k] for k in ("backend", "batch", "backend_sha256", "runtime")}),
             },
             **{k: i["provenance"][k] for k in ("training_data", "training_data_terms", "identities")},

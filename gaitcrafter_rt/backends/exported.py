@@ -1,10 +1,10 @@
 """The folder that ``gaitcrafter-rt export onnx`` writes, read and checked without torch or onnx (csrc/backends/exported.cc in C++).
 
-export.json          this file's :class:`Manifest`: what was exported, checksums, the sampler table
-config.json          the model's own, which rebuilds any other sampler table
-README.md            the model card
-model.onnx           the graph; model.onnx.data beside it, if its weights are external
-exact.onnx           the same in fp32, for the first steps of an eps-model in a lower precision
+    export.json          this file's :class:`Manifest`: what was exported, checksums, the sampler table
+    config.json          the model's own, which rebuilds any other sampler table
+    README.md            the model card
+    model.onnx           the graph; model.onnx.data beside it, if its weights are external
+    exact.onnx           the same in fp32, for the first steps of an eps-model in a lower precision
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ def read_export(folder: str | os.PathLike[str]) -> Exported:
     path = place / MANIFEST
     if not path.is_file():
         what = "a model package" if (place / WEIGHTS).is_file() else "no ONNX export"
-        raise ModelFormatError(f"{place}: {what}: no {MANIFEST} there; make an export with: gaitcrafter-rt export onnx MODEL OUT")
+        raise ModelFormatError(
+            f"{place}: {what}: no {MANIFEST} there; make an export with: gaitcrafter-rt export onnx MODEL OUT"
+        )
     text = path.read_bytes()
     manifest = _manifest(text, path)
     for name, wanted in manifest.files.items():

@@ -44,17 +44,14 @@ def sampler_options(command: Any) -> Any:
             click.option("--threads", type=int, help="Threads of an engine, 1 to 256.  [default: one per processor; in a job 1]"),
             click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N (extra gpu)."),
             click.option(
-                "--backend",
-                type=click.Choice([*BACKENDS, RAY]),
+                "--backend", type=click.Choice([*BACKENDS, RAY]),
                 help="Who runs the network (docs/gpu.md, docs/export.md); ray is short for --executor ray.  [default: native; with "
                 "--device cuda torch]",
             ),
             click.option("--batch", type=int, help="Clips per network call of another backend than native.  [default: its own]"),
             click.option(
-                "--precision",
-                type=click.Choice(["auto", "fp32", "fp32-winograd", "bf16", "fp16", "int8"]),
-                default="auto",
-                show_default=True,
+                "--precision", type=click.Choice(["auto", "fp32", "fp32-winograd", "bf16", "fp16", "int8"]),
+                default="auto", show_default=True,
                 help="auto is bf16 on a GPU and where the processor is faster by it, else fp32; int8 needs a calibrated model.",
             ),
         )
@@ -74,8 +71,7 @@ def job_options(command: Any) -> Any:
             ),
             click.option("--workers", help="Processes: a number, or auto for one per processor.  [default: auto]"),
             click.option(
-                "--executor",
-                type=click.Choice(["processes", RAY]),
+                "--executor", type=click.Choice(["processes", RAY]),
                 help="processes of this machine, or actors of a Ray cluster (extra ray).  [default: processes]",
             ),
             click.option("--rank", type=int, help="This run is number RANK of --world-size that share OUT.  [default: 0]"),
@@ -86,8 +82,7 @@ def job_options(command: Any) -> Any:
             click.option("--metrics", type=FOLDER, help="Text file for Prometheus, replaced after every block (extra metrics)."),
             click.option("--metrics-port", type=int, help="Serve the same on this port of the loopback interface; 0: any."),
             click.option(
-                "--isa",
-                type=click.Choice(["portable", "avx2", "avx512", "avx512_amx"]),
+                "--isa", type=click.Choice(["portable", "avx2", "avx512", "avx512_amx"]),
                 help="Instruction set.  [default: the widest]",
             ),
             click.option("--shard-clips", type=int, help="Clips per Parquet file.  [default: by size, at most 4096]"),

@@ -28,10 +28,7 @@ def walkers() -> None:
 @click.option("--frames", default=30, show_default=True, help="Frames of a clip.")
 @click.option("--size", default=64, show_default=True, help="Height and width in pixels.")
 @click.option(
-    "--family",
-    type=click.Choice(FAMILIES),
-    default="hulls",
-    show_default=True,
+    "--family", type=click.Choice(FAMILIES), default="hulls", show_default=True,
     help="How they are drawn: hulls, or the same people as boxes, seen by a worse camera.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the population and of every recording.")

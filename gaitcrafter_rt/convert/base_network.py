@@ -182,7 +182,9 @@ def _check_names(state: dict[str, Tensor], expected: set[str], rotary: set[str])
     if missing or extra:
         parts = [f"{kind} {len(keys)}: {', '.join(k[:120] for k in keys[:4])}{', ...' if len(keys) > 4 else ''}"
                  for kind, keys in (("missing", missing), ("unexpected", extra)) if keys]  # fmt: skip
-        raise ModelFormatError(f"the state dict has {len(state)} tensors, this Unet3D has {len(expected)}; {'; '.join(parts)}")
+        raise ModelFormatError(
+            f"the state dict has {len(state)} tensors, this Unet3D has {len(expected)}; {'; '.join(parts)}"
+        )
 
 
 def _check_rotary(name: str, freqs: Tensor, rotary_dim: int) -> None:

@@ -159,7 +159,9 @@ def _origin(path: Path, checkpoint: Checkpoint, state: BaseState) -> list[str]:
     return [f"Converted from {path.name[:200]} (sha256 {digest}, {part[:200]}{step})."]
 
 
-def _assumptions(sizes: dict[str, int], assumed: list[str], assumed_schedule: list[str], kind: str, steps: int) -> list[str]:
+def _assumptions(
+    sizes: dict[str, int], assumed: list[str], assumed_schedule: list[str], kind: str, steps: int
+) -> list[str]:
     values = {**sizes, "schedule": kind, "timesteps": steps}
     names = [*assumed, *assumed_schedule]
     if not names:

@@ -40,7 +40,9 @@ class BlockNorm(nn.Module):
 class ResnetBlock(nn.Module):
     """conv-norm-FiLM-SiLU, conv-norm-SiLU, plus the input (through a 1x1 shortcut where widths differ)."""
 
-    def __init__(self, cfg: UNetConfig, width_in: int, width: int, time_dim: int | None, tables: dict[str, int]) -> None:
+    def __init__(
+        self, cfg: UNetConfig, width_in: int, width: int, time_dim: int | None, tables: dict[str, int]
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
         self.norm1 = BlockNorm(cfg, width)
@@ -82,7 +84,9 @@ class TemporalAttention(_PreNorm):
         self.to_out = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor, frames: int, bias: Tensor | None, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
-        y = temporal_attention(self.normed(x), self.to_qkv.weight, self.to_out.weight, frames, self.heads, bias, rotary)
+        y = temporal_attention(
+            self.normed(x), self.to_qkv.weight, self.to_out.weight, frames, self.heads, bias, rotary
+        )
         return x + y
 
 
@@ -111,7 +115,9 @@ class SpatialLinearAttention(_PreNorm):
         self.to_out = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = spatial_linear_attention(self.normed(x), self.to_qkv.weight, self.to_out.weight, self.to_out.bias, self.heads)
+        y = spatial_linear_attention(
+            self.normed(x), self.to_qkv.weight, self.to_out.weight, self.to_out.bias, self.heads
+        )
         return x + y
 
 
@@ -129,7 +135,9 @@ class TemporalConv(_PreNorm):
 class Level(nn.Module):
     """One level on the way down or up: ResNet blocks, then the attentions that the config switches on."""
 
-    def __init__(self, cfg: UNetConfig, level: int, width_in: int, width: int, time_dim: int, tables: dict[str, int]) -> None:
+    def __init__(
+        self, cfg: UNetConfig, level: int, width_in: int, width: int, time_dim: int, tables: dict[str, int]
+    ) -> None:
         super().__init__()
         widths = [width_in] + [width] * (cfg.blocks_per_level - 1)
         self.blocks = nn.ModuleList(ResnetBlock(cfg, w, width, time_dim, tables) for w in widths)

@@ -104,7 +104,9 @@ class UNet3D(nn.Module):
             }
         )
 
-    def forward(self, x: Tensor, t: Tensor, labels: dict[str, Tensor] | None = None, cond: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, labels: dict[str, Tensor] | None = None, cond: Tensor | None = None
+    ) -> Tensor:
         """One denoiser call.
 
         ``x [B, C, F, H, W]`` noisy clips, ``t [B]`` timesteps, ``labels`` per wired axis a weight matrix
@@ -114,7 +116,9 @@ class UNet3D(nn.Module):
         b, c, frames, h, w = x.shape
         shape = self.config.clip
         if (frames, h, w) != (shape.frames, shape.height, shape.width):
-            raise InvalidRequestError(f"clip of {frames}x{h}x{w}; this model takes {shape.frames}x{shape.height}x{shape.width}")
+            raise InvalidRequestError(
+                f"clip of {frames}x{h}x{w}; this model takes {shape.frames}x{shape.height}x{shape.width}"
+            )
         labels = filled_labels(self.config, labels or {}, b, x.device)
         time = self.time_mlp(t)
         if self.null_cond is not None:

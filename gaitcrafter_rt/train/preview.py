@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def ddim(model: UNet3D, labels: dict[str, Tensor], batch: int, steps: int, alphas_cumprod: np.ndarray, seed: int = 0) -> Tensor:
+def ddim(
+    model: UNet3D, labels: dict[str, Tensor], batch: int, steps: int, alphas_cumprod: np.ndarray, seed: int = 0
+) -> Tensor:
     """``[batch, C, F, H, W]`` by DDIM with eta 0 and clipped x0 (Song et al. 2021 eq. 12), trailing spacing."""
     cfg = model.config
     clip = cfg.clip

@@ -82,7 +82,9 @@ class TrainSettings(BaseModel):
             raise InvalidRequestError(f"train: {where}: {first['msg']} (got {first.get('input')!r})") from e
 
 
-def model_config(settings: TrainSettings, labels: Labels, clip: ClipShape, source: str, terms: str, command: str) -> ModelConfig:
+def model_config(
+    settings: TrainSettings, labels: Labels, clip: ClipShape, source: str, terms: str, command: str
+) -> ModelConfig:
     """The config of the model that a run will write. Raises InvalidRequestError where settings and data do not fit."""
     preset = walker_preset if settings.preset == "walker" else paper_preset
     wiring = {a: getattr(settings, a, "none") if getattr(labels, a) else "none" for a in AXES}
@@ -92,9 +94,13 @@ def model_config(settings: TrainSettings, labels: Labels, clip: ClipShape, sourc
             name=settings.name,
             clip=clip,
             unet=_with_levels(preset, settings.unet),
-            conditioning=Conditioning.model_validate({**wiring, "guidance_trained": any(v > 0 for v in settings.dropout.values())}),
+            conditioning=Conditioning.model_validate(
+                {**wiring, "guidance_trained": any(v > 0 for v in settings.dropout.values())}
+            ),
             labels=labels,
-            diffusion=Diffusion(prediction=settings.prediction, schedule=settings.schedule, timesteps=settings.timesteps),
+            diffusion=Diffusion(
+                prediction=settings.prediction, schedule=settings.schedule, timesteps=settings.timesteps
+            ),
             sampler=SamplerDefaults(steps=min(settings.sampler_steps, settings.timesteps), guidance=settings.guidance),
             provenance=Provenance(
                 training_data=f"{source} clips: {settings.data}",

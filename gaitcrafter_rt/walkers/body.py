@@ -27,7 +27,9 @@ class Figure:
         """A sphere node."""
         return centre, np.broadcast_to(_EYE * radius, (self.frames, 3, 3))
 
-    def blob(self, centre: np.ndarray, frame: np.ndarray, x: float, y: float, z: float) -> tuple[np.ndarray, np.ndarray]:
+    def blob(
+        self, centre: np.ndarray, frame: np.ndarray, x: float, y: float, z: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         """An ellipsoid node with semi-axes x, y, z along the columns of `frame` [frames, 3, 3]."""
         return centre, frame * np.array((x, y, z))
 
@@ -139,8 +141,12 @@ def add_head(figure: Figure, pose: Pose, shape: BodyShape) -> None:
         figure.ball(neck, shape.neck_radius),
         figure.ball(place(skull, frame, -0.008, 0.0, -0.030), 0.92 * shape.neck_radius),
     )
-    cranium = figure.blob(place(skull, frame, -0.004, 0.0, 0.020), frame, shape.head_depth * scale, 0.0465 * scale, 0.051 * scale)
-    jaw = figure.blob(place(skull, frame, 0.016 * scale, 0.0, -0.028 * scale), frame, 0.030 * scale, 0.030 * scale, 0.024 * scale)
+    cranium = figure.blob(
+        place(skull, frame, -0.004, 0.0, 0.020), frame, shape.head_depth * scale, 0.0465 * scale, 0.051 * scale
+    )
+    jaw = figure.blob(
+        place(skull, frame, 0.016 * scale, 0.0, -0.028 * scale), frame, 0.030 * scale, 0.030 * scale, 0.024 * scale
+    )
     figure.add(cranium, jaw)
     figure.add(
         figure.blob(place(skull, frame, 0.052 * scale, 0.0, 0.000), frame, 0.010, 0.009, 0.010),
@@ -173,7 +179,9 @@ def _add_hair(figure: Figure, pose: Pose, shape: BodyShape, skull: np.ndarray) -
         0.040 + 0.5 * volume,
         0.020,
     )
-    back = figure.blob(place(skull, frame, -0.022 * scale, 0.0, 0.010), frame, 0.038 + 0.3 * volume, 0.046 + 0.5 * volume, 0.030)
+    back = figure.blob(
+        place(skull, frame, -0.022 * scale, 0.0, 0.010), frame, 0.038 + 0.3 * volume, 0.046 + 0.5 * volume, 0.030
+    )
     figure.add(back, nape)
 
 
@@ -212,9 +220,15 @@ def add_legs(figure: Figure, pose: Pose, shape: BodyShape) -> None:
         hip, knee, ankle = pose.hip[side], pose.knee[side], pose.ankle[side]
         top = figure.blob(place(hip, upper, -0.004, 0.0, -0.03), upper, thigh + 0.006, thigh, 0.05)
         middle = figure.blob(place(hip, upper, 0.002, 0.0, -0.13), upper, 0.90 * thigh, 0.86 * thigh, 0.03)
-        joint = figure.blob(place(knee, upper, 0.002, 0.0, 0.0), upper, 0.034 + 0.35 * cloth, 0.031 + 0.35 * cloth, 0.034)
-        belly = figure.blob(place(knee, lower, -0.007, 0.0, -0.070), lower, calf + 0.4 * cloth, 0.94 * calf + 0.4 * cloth, 0.03)
-        cuff = figure.blob(place(ankle, lower, -0.004, 0.0, 0.018), lower, 0.024 + 0.8 * cloth, 0.022 + 0.8 * cloth, 0.008)
+        joint = figure.blob(
+            place(knee, upper, 0.002, 0.0, 0.0), upper, 0.034 + 0.35 * cloth, 0.031 + 0.35 * cloth, 0.034
+        )
+        belly = figure.blob(
+            place(knee, lower, -0.007, 0.0, -0.070), lower, calf + 0.4 * cloth, 0.94 * calf + 0.4 * cloth, 0.03
+        )
+        cuff = figure.blob(
+            place(ankle, lower, -0.004, 0.0, 0.018), lower, 0.024 + 0.8 * cloth, 0.022 + 0.8 * cloth, 0.008
+        )
         figure.add_chain([top, middle, joint, belly, cuff])
         _add_shoe(figure, pose, shape, side)
 

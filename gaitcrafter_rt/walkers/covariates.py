@@ -10,7 +10,9 @@ from .identity import WalkerIdentity
 from .kinematics import LEFT, RIGHT, SHANK, SIDE_SIGN, THIGH, GaitVariation, Pose, place, pose_clip, rotation
 
 
-def dress(identity: WalkerIdentity, variation: GaitVariation, covariate: str, frames: int, family: str = "hulls") -> Figure:
+def dress(
+    identity: WalkerIdentity, variation: GaitVariation, covariate: str, frames: int, family: str = "hulls"
+) -> Figure:
     """The whole walker of one recording as solids, in walker coordinates (see kinematics.py).
 
     Args:
@@ -77,7 +79,9 @@ def _add_coat(figure: Figure, pose: Pose, identity: WalkerIdentity) -> None:
     if things.collar > 0.004:
         neck = place(pose.neck, pose.spine_frames[-1], -0.008, 0.0, 0.010)
         radius = shape.neck_radius + 0.4 * things.collar + 0.004
-        figure.add(figure.blob(neck, pose.spine_frames[-1], radius + 0.3 * things.collar, radius, 0.010 + things.collar))
+        figure.add(
+            figure.blob(neck, pose.spine_frames[-1], radius + 0.3 * things.collar, radius, 0.010 + things.collar)
+        )
 
 
 def _hem_node(figure: Figure, pose: Pose, identity: WalkerIdentity, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -107,7 +111,9 @@ def _add_backpack(figure: Figure, pose: Pose, identity: WalkerIdentity) -> None:
     centre = place(pose.spine[5], frame, -back, 0.0, -0.012 + 0.016 * things.bag_height)
     figure.box(centre, frame, (depth, width, height), 0.026)
     # The outer pocket bulges lower down, as a filled rucksack does.
-    figure.box(place(centre, frame, -0.7 * depth, 0.0, -0.40 * height), frame, (0.6 * depth, 0.8 * width, 0.5 * height), 0.020)
+    figure.box(
+        place(centre, frame, -0.7 * depth, 0.0, -0.40 * height), frame, (0.6 * depth, 0.8 * width, 0.5 * height), 0.020
+    )
     for side in (RIGHT, LEFT):
         strap = SIDE_SIGN[side] * 0.55 * shape.shoulder_half
         figure.add(

@@ -180,7 +180,9 @@ def _arms(
     held_strap: int | None,
 ) -> dict[str, list[np.ndarray]]:
     shape, style = identity.shape, identity.style
-    arms: dict[str, list[np.ndarray]] = {name: [] for name in ("shoulder", "elbow", "wrist", "upper_arm_frame", "forearm_frame")}
+    arms: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("shoulder", "elbow", "wrist", "upper_arm_frame", "forearm_frame")
+    }
     for side in (RIGHT, LEFT):
         sign = SIDE_SIGN[side]
         cycle = phase + (0.0 if side == RIGHT else 0.5) - style.arm_lag

@@ -45,7 +45,9 @@ def render_training_set(
     clips = render_dataset(
         numbers, views, covariates, range(train_sequences + test_sequences), seed, workers, progress, frames, size, family
     )
-    labels = Labels(identity=[f"{n + 1:03d}" for n in numbers], view=[f"{v:03d}" for v in views], covariate=list(covariates))
+    labels = Labels(
+        identity=[f"{n + 1:03d}" for n in numbers], view=[f"{v:03d}" for v in views], covariate=list(covariates)
+    )
     made_by = f"rendered walkers, renderer version {RENDERER_VERSION}, population seed {seed}"
     if family != "hulls":
         made_by += f", family {family}"
