@@ -31,7 +31,7 @@ from ..train.diffusion import NoiseSchedule
 from ..train.ema import Ema
 from ..train.start import start_from
 from ..train.step import compiled, read_losses, uses_bf16
-from .networks import frozen, native
+from .networks import from_host, frozen, native
 from .rollout import Rollout
 from .settings import DistillSettings
 from .teacher_runs import TeacherRuns
@@ -211,14 +211,15 @@ def run(settings: DistillSettings, progress: Progress | None = None, command: li
 def _teacher_runs(work: _Run, progress: Progress | None) -> TeacherRuns:
     s = work.settings
     runs = TeacherRuns(
-        work.config, work.digest, count=s.trajectories, calls=s.calls, steps=s.teacher_steps, guidance=work.guidance, seed=s.seed
-    )
+        work.config, work.digest, count=s.trajectories, calls=s.calls, steps=s.teacher_steps, guidance=work.guidance, seed=s.seed,
+        precision=s.precision,
+    )  # fmt: skip
 
     def tell(done: int, of: int) -> None:
         if progress is not None:
             progress({"trajectories": done, "of": of})
 
-    runs.open(Path(s.keep or f"{s.out}.trajectories"), work.teacher(), s.batch, tell)
+    runs.open(Path(s.keep or f"{s.out}.trajectories"), from_host(work.teacher(), work.device), s.batch, tell)
     return runs
 
 

@@ -47,6 +47,15 @@ def native(folder: str, precision: str, threads: int | None) -> Network:
     return call
 
 
+def from_host(network: Network, device: torch.device) -> Network:
+    """``network`` of ``device`` for tensors of the host: they go there, and the answer comes back as float32."""
+
+    def call(x: Tensor, t: Tensor, labels: dict[str, Tensor]) -> Tensor:
+        return network(x.to(device), t.to(device), {axis: given.to(device) for axis, given in labels.items()}).float().cpu()
+
+    return call
+
+
 def sparse_rows(weights: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Dense weights ``[B, n + 1]``, null last, as the engine's (offsets, labels, weights); None where all are null."""
     dense = weights[:, :-1].numpy()

@@ -42,9 +42,10 @@ class TeacherRuns:
     """
 
     def __init__(
-        self, config: ModelConfig, digest: str, *, count: int, calls: Sequence[int], steps: int, guidance: float, seed: int
-    ) -> None:
-        """``digest``: sha256 of the teacher's weights; ``calls`` of all students.
+        self, config: ModelConfig, digest: str, *, count: int, calls: Sequence[int], steps: int, guidance: float, seed: int,
+        precision: str = "auto",
+    ) -> None:  # fmt: skip
+        """``digest``: sha256 of the teacher's weights; ``calls`` of all students; ``precision`` that the teacher is asked for.
 
         Raises InvalidRequestError for a teacher without labels, or one whose steps do not stop where the students do.
         """
@@ -64,7 +65,8 @@ class TeacherRuns:
         self.shape = (config.unet.channels, clip.frames, clip.height, clip.width)
         self._about: dict[str, Any] = {
             "format": _KIND, "format_version": _VERSION, "teacher_sha256": digest, "count": count, "seed": seed,
-            "guidance": guidance, "sampler": "unipc", "steps": steps, "times": self.times, "shape": list(self.shape),
+            "precision": precision, "guidance": guidance, "sampler": "unipc", "steps": steps, "times": self.times,
+            "shape": list(self.shape),
         }  # fmt: skip
         self.states: np.ndarray = np.empty((0, len(self.times), *self.shape), np.float16)
 

@@ -20,7 +20,7 @@ from gaitcrafter_rt.config import (  # noqa: E402
     UNetConfig,
 )
 from gaitcrafter_rt.distill import DistillSettings, run  # noqa: E402
-from gaitcrafter_rt.distill.networks import frozen, native, sparse_rows  # noqa: E402
+from gaitcrafter_rt.distill.networks import from_host, frozen, native, sparse_rows  # noqa: E402
 from gaitcrafter_rt.distill.rollout import Rollout  # noqa: E402
 from gaitcrafter_rt.distill.teacher_runs import TeacherRuns, teacher_sampler  # noqa: E402
 from gaitcrafter_rt.distill.trajectory import Network, student_sampler  # noqa: E402
@@ -125,6 +125,19 @@ def test_the_native_teacher_is_the_network(teacher: Path) -> None:
     assert (offsets.tolist(), labels.tolist(), weights.tolist()) == ([0, 1, 3, 3, 4], [0, 1, 2, 2], [1, 0.5, 0.5, 1])
 
 
+def test_a_networks_inputs_go_to_its_device_and_its_answer_comes_back() -> None:
+    """The meta device stands in for a GPU: a tensor that was left on the host would be refused there."""
+    seen: list[torch.device] = []
+
+    def network(x: torch.Tensor, t: torch.Tensor, labels: dict) -> torch.Tensor:
+        seen.extend(v.device for v in (x, t, *labels.values()))
+        return torch.ones(x.shape, dtype=torch.bfloat16)
+
+    out = from_host(network, torch.device("meta"))(torch.zeros(2, *SHAPE), torch.zeros(2), {"view": torch.zeros(2, 3)})
+    assert [d.type for d in seen] == ["meta"] * 3
+    assert (out.device.type, out.dtype) == ("cpu", torch.float32)
+
+
 def test_a_folder_is_resumed_with_the_same_bits(teacher: Path, tmp_path: Path) -> None:
     """Whatever the batch, in the native engine: a clip's bits do not depend on the clips beside it."""
     network = native(str(teacher), "fp32", 1)
@@ -170,6 +183,8 @@ def test_other_trajectories_and_damage_are_refused(teacher: Path, tmp_path: Path
     opened(teacher, tmp_path / "runs")
     with pytest.raises(InvalidRequestError, match=r"other trajectories \(seed differ"):
         opened(teacher, tmp_path / "runs", seed=6)
+    with pytest.raises(InvalidRequestError, match=r"other trajectories \(precision differ"):
+        opened(teacher, tmp_path / "runs", precision="bf16")
     about = tmp_path / "runs" / "about.json"
     good = about.read_text()
     about.write_text(good.replace('"made": 6', '"made": 7'))
